@@ -1,0 +1,18 @@
+/// Where accesses go that RAM does not answer: port I/O and memory-mapped I/O.
+///
+/// Called on vCPU threads, several at a time. An implementation decides who answers; unclaimed reads return all
+/// ones. A device that ends or resets the machine does so through the machine, which kicks the vCPUs: the calling
+/// vCPU finishes its instruction first and then returns [`crate::Exit::Kicked`].
+pub trait Bus: Send + Sync {
+    /// Reads `size` bytes (1, 2 or 4) from an I/O port; the value is zero-extended.
+    fn pio_read(&self, port: u16, size: u8) -> u32;
+
+    /// Writes the low `size` bytes (1, 2 or 4) of `value` to an I/O port.
+    fn pio_write(&self, port: u16, size: u8, value: u32);
+
+    /// Reads 1 to 64 bytes at a guest physical address. Does not cross a page.
+    fn mmio_read(&self, address: u64, data: &mut [u8]);
+
+    /// Writes 1 to 64 bytes at a guest physical address. Does not cross a page.
+    fn mmio_write(&self, address: u64, data: &[u8]);
+}

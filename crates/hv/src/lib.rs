@@ -1,0 +1,29 @@
+//! The contract between Wirt's machine and what executes guest code.
+//!
+//! An accelerator ([`Vm`], [`Vcpu`]) runs x86 guest code out of one [`GuestMemory`]. Every access that RAM does not
+//! answer goes to the machine's [`Bus`]; interrupts arrive through a [`LocalApic`] (user-space controllers) or are
+//! kept by the accelerator itself ([`Vm::interrupts`], KVM's in-kernel controllers). [`CpuState`] is the one
+//! neutral form of a processor's state: each accelerator reads and writes it, so that what one saved another resumes.
+//!
+//! ```text
+//!   machine thread `vcpuN`:   loop { match vcpu.run()? { Exit::Kicked => …, Exit::Shutdown => …, … } }
+//!                                        │ pio/mmio                 ▲ kick()
+//!                                        ▼                          │
+//!                                   dyn Bus (board)            dyn Kick (any thread)
+//! ```
+
+mod bus;
+mod error;
+mod interrupts;
+mod memory;
+mod state;
+mod tsc;
+mod vm;
+
+pub use bus::Bus;
+pub use error::Error;
+pub use interrupts::{Interrupts, LocalApic, Msi, Pending};
+pub use memory::{CodeWatcher, GuestMemory, MemoryError, PAGE_SIZE, PageFlags, Region};
+pub use state::{CpuEvents, CpuState, DescriptorTable, Fpu, Gpr, MpState, Segment, SegmentRegister, XSAVE_AREA_SIZE};
+pub use tsc::Tsc;
+pub use vm::{Exit, InternalError, IoAddress, Kick, Vcpu, Vm};

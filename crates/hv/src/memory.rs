@@ -1,0 +1,394 @@
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// Bytes in a page of guest memory, the unit of [`PageFlags`].
+pub const PAGE_SIZE: u64 = 4096;
+
+/// What went wrong with guest memory.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MemoryError {
+    /// The size or the regions make no sense.
+    #[error("guest memory: {0}")]
+    Layout(String),
+    /// The host would not give the memory.
+    #[error("cannot allocate {size} bytes of guest memory: {reason}")]
+    Allocation {
+        /// Bytes asked for.
+        size: u64,
+        /// The system's answer.
+        reason: String,
+    },
+    /// An access outside RAM.
+    #[error("no guest memory at {address:#x}, {size} bytes")]
+    Unmapped {
+        /// Guest physical address.
+        address: u64,
+        /// Bytes.
+        size: u64,
+    },
+}
+
+/// A range of guest physical addresses that RAM answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// First guest physical address; page-aligned.
+    pub address: u64,
+    /// Bytes; a multiple of the page size.
+    pub size: u64,
+    /// Where it lies in the backing file; page-aligned.
+    pub offset: u64,
+    /// Guest writes do not change it (firmware); they go to the bus.
+    pub readonly: bool,
+}
+
+bitflags::bitflags! {
+    /// What is known of a page of RAM.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct PageFlags: u8 {
+        /// An accelerator holds translations of code on this page: tell it before a write is seen.
+        const CODE = 1 << 0;
+    }
+}
+
+/// Who holds translations of guest code and has to drop them when something other than a vCPU writes it.
+pub trait CodeWatcher: Send + Sync {
+    /// Bytes `offset..offset + size` of the backing file are about to be changed and lie in pages with
+    /// [`PageFlags::CODE`].
+    fn code_written(&self, offset: u64, size: u64);
+}
+
+/// The guest's RAM: one memfd, mapped once, seen through regions of guest physical addresses.
+///
+/// All accesses are bounds-checked and tear-free only where they say so: a guest can write concurrently to anything
+/// in here, so copy once, then check the copy.
+pub struct GuestMemory {
+    file: File,
+    base: NonNull<u8>,
+    size: u64,
+    /// Ascending, disjoint.
+    regions: Vec<Region>,
+    flags: Box<[AtomicU8]>,
+    watcher: OnceLock<Box<dyn CodeWatcher>>,
+}
+
+// SAFETY: `base` points at a shared mapping that lives as long as the struct. It is only read and written through raw
+// copies and atomics, never through references to plain data, as guest vCPUs race with every access anyway.
+unsafe impl Send for GuestMemory {}
+// SAFETY: as above.
+unsafe impl Sync for GuestMemory {}
+
+impl GuestMemory {
+    /// Makes guest memory of the given regions; their offsets decide the file's size. The memory is zero and takes no
+    /// host memory until touched.
+    ///
+    /// # Errors
+    /// [`MemoryError::Layout`] when regions overlap, are empty, unaligned or reach above 2^46;
+    /// [`MemoryError::Allocation`] when the host refuses.
+    pub fn new(regions: &[Region]) -> Result<Self, MemoryError> {
+        let mut regions = regions.to_vec();
+        regions.sort_by_key(|region| region.address);
+        let mut size = 0;
+        let mut previous_end = 0;
+        for region in &regions {
+            let unaligned = (region.address | region.size | region.offset) % PAGE_SIZE != 0;
+            let limit = 1u64 << 46;
+            if unaligned || region.size == 0 || region.size > limit || region.address > limit || region.offset > limit {
+                return Err(MemoryError::Layout(format!("a region that makes no sense: {region:x?}")));
+            }
+            if region.address < previous_end {
+                return Err(MemoryError::Layout(format!("regions overlap at {:#x}", region.address)));
+            }
+            previous_end = region.address + region.size;
+            size = size.max(region.offset + region.size);
+        }
+        if size == 0 {
+            return Err(MemoryError::Layout("no regions".into()));
+        }
+        let refused = || MemoryError::Allocation { size, reason: std::io::Error::last_os_error().to_string() };
+        // SAFETY: the name is a NUL-terminated literal; the call has no other memory effects.
+        let fd = unsafe { libc::memfd_create(c"wirt-guest-memory".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(refused());
+        }
+        // SAFETY: `fd` was just returned to us and nobody else owns it.
+        let file = unsafe { File::from_raw_fd(fd) };
+        file.set_len(size).map_err(|error| MemoryError::Allocation { size, reason: error.to_string() })?;
+        // SAFETY: a fresh shared mapping of our own file at an address the kernel picks.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_NORESERVE,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(refused());
+        }
+        // SAFETY: advice about our own mapping; a kernel without huge shared pages ignores it.
+        unsafe { libc::madvise(base, size as usize, libc::MADV_HUGEPAGE) };
+        let base = NonNull::new(base.cast::<u8>()).ok_or_else(refused)?;
+        let flags = (0..size / PAGE_SIZE).map(|_| AtomicU8::new(0)).collect();
+        Ok(GuestMemory { file, base, size, regions, flags, watcher: OnceLock::new() })
+    }
+
+    /// Bytes of the backing file: all RAM and ROM.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The regions, ascending by address.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// The memfd behind the memory.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The host address of byte 0 of the backing file. Valid for [`GuestMemory::size`] bytes while `self` lives.
+    pub fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// The region that holds `address`, if any.
+    pub fn region(&self, address: u64) -> Option<&Region> {
+        let index = self.regions.partition_point(|region| region.address <= address);
+        let region = &self.regions[index.checked_sub(1)?];
+        (address - region.address < region.size).then_some(region)
+    }
+
+    /// Where `address` lies in the backing file, when `size` bytes from there are within one region.
+    pub fn offset(&self, address: u64, size: u64) -> Option<u64> {
+        let region = self.region(address)?;
+        let within = address - region.address;
+        (size <= region.size - within).then_some(region.offset + within)
+    }
+
+    /// The guest physical address of a byte of the backing file, or `None` when no region shows it.
+    pub fn address_of(&self, offset: u64) -> Option<u64> {
+        self.regions
+            .iter()
+            .find(|region| offset >= region.offset && offset - region.offset < region.size)
+            .map(|region| region.address + (offset - region.offset))
+    }
+
+    /// The host address of `size` bytes at a guest physical address, when one region holds them all. The bytes may
+    /// change under the caller at any time.
+    pub fn host(&self, address: u64, size: u64) -> Option<*mut u8> {
+        let offset = self.offset(address, size)?;
+        // SAFETY: `offset` was found inside the mapping by `offset()`.
+        Some(unsafe { self.base.as_ptr().add(offset as usize) })
+    }
+
+    /// Copies guest memory out. The range may span regions that touch.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unmapped`] when any byte is not RAM; `data` may then be partly written.
+    pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        self.pieces(address, data.len(), |host, _, range| {
+            // SAFETY: `pieces` gives `host` valid for `range.len()` bytes; source and destination cannot overlap as
+            // `data` is not guest memory.
+            unsafe { std::ptr::copy_nonoverlapping(host, data[range.clone()].as_mut_ptr(), range.len()) };
+        })
+    }
+
+    /// Copies into guest memory (also into read-only regions: this is the machine writing, not the guest).
+    /// Translations of code that is overwritten are dropped first.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unmapped`] when any byte is not RAM; nothing or a first part may then be written.
+    pub fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        self.pieces(address, data.len(), |host, offset, range| {
+            self.before_write(offset, range.len() as u64);
+            // SAFETY: as in `read`.
+            unsafe { std::ptr::copy_nonoverlapping(data[range.clone()].as_ptr(), host, range.len()) };
+        })
+    }
+
+    /// Announces a write by something other than a vCPU (a device's DMA, a system call into the mapping) to
+    /// `offset..offset + size` of the backing file, so that translations of code there are dropped.
+    pub fn before_write(&self, offset: u64, size: u64) {
+        if size == 0 {
+            return;
+        }
+        let first = offset / PAGE_SIZE;
+        let last = (offset + size - 1) / PAGE_SIZE;
+        if (first..=last).any(|page| self.page_flags(page).contains(PageFlags::CODE)) {
+            if let Some(watcher) = self.watcher.get() {
+                watcher.code_written(offset, size);
+            }
+        }
+    }
+
+    /// Sets who is told of writes to code. Once; false when somebody already is.
+    pub fn set_code_watcher(&self, watcher: Box<dyn CodeWatcher>) -> bool {
+        self.watcher.set(watcher).is_ok()
+    }
+
+    /// The flags of page number `page` of the backing file; empty beyond its end.
+    pub fn page_flags(&self, page: u64) -> PageFlags {
+        match self.flags.get(page as usize) {
+            Some(flags) => PageFlags::from_bits_truncate(flags.load(Ordering::SeqCst)),
+            None => PageFlags::empty(),
+        }
+    }
+
+    /// Sets flags of a page and returns what they were.
+    pub fn set_page_flags(&self, page: u64, set: PageFlags) -> PageFlags {
+        match self.flags.get(page as usize) {
+            Some(flags) => PageFlags::from_bits_truncate(flags.fetch_or(set.bits(), Ordering::SeqCst)),
+            None => PageFlags::empty(),
+        }
+    }
+
+    /// Clears flags of a page and returns what they were.
+    pub fn clear_page_flags(&self, page: u64, clear: PageFlags) -> PageFlags {
+        match self.flags.get(page as usize) {
+            Some(flags) => PageFlags::from_bits_truncate(flags.fetch_and(!clear.bits(), Ordering::SeqCst)),
+            None => PageFlags::empty(),
+        }
+    }
+
+    /// Reads a naturally aligned little-endian 16-bit value in one access, with acquire ordering.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unmapped`] when it is not RAM or not aligned.
+    pub fn load_u16(&self, address: u64) -> Result<u16, MemoryError> {
+        let host = self.aligned(address, 2)?;
+        // SAFETY: `aligned` gives a valid, aligned pointer; atomics are how racing guest memory may be accessed.
+        Ok(u16::from_le(unsafe { AtomicU16::from_ptr(host.cast()) }.load(Ordering::Acquire)))
+    }
+
+    /// Writes a naturally aligned little-endian 16-bit value in one access, with release ordering.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unmapped`] when it is not RAM or not aligned.
+    pub fn store_u16(&self, address: u64, value: u16) -> Result<(), MemoryError> {
+        let host = self.aligned(address, 2)?;
+        self.before_write(host as u64 - self.base.as_ptr() as u64, 2);
+        // SAFETY: as in `load_u16`.
+        unsafe { AtomicU16::from_ptr(host.cast()) }.store(value.to_le(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Reads a naturally aligned little-endian 32-bit value in one access, with acquire ordering.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unmapped`] when it is not RAM or not aligned.
+    pub fn load_u32(&self, address: u64) -> Result<u32, MemoryError> {
+        let host = self.aligned(address, 4)?;
+        // SAFETY: as in `load_u16`.
+        Ok(u32::from_le(unsafe { AtomicU32::from_ptr(host.cast()) }.load(Ordering::Acquire)))
+    }
+
+    /// Reads a naturally aligned little-endian 64-bit value in one access, with acquire ordering.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unmapped`] when it is not RAM or not aligned.
+    pub fn load_u64(&self, address: u64) -> Result<u64, MemoryError> {
+        let host = self.aligned(address, 8)?;
+        // SAFETY: as in `load_u16`.
+        Ok(u64::from_le(unsafe { AtomicU64::from_ptr(host.cast()) }.load(Ordering::Acquire)))
+    }
+
+    fn aligned(&self, address: u64, size: u64) -> Result<*mut u8, MemoryError> {
+        match self.host(address, size) {
+            Some(host) if address % size == 0 => Ok(host),
+            _ => Err(MemoryError::Unmapped { address, size }),
+        }
+    }
+
+    /// Calls `each(host pointer, file offset, range of the caller's buffer)` for every piece of a range that lies in
+    /// one region.
+    fn pieces(
+        &self,
+        address: u64,
+        size: usize,
+        mut each: impl FnMut(*mut u8, u64, std::ops::Range<usize>),
+    ) -> Result<(), MemoryError> {
+        let unmapped = || MemoryError::Unmapped { address, size: size as u64 };
+        let mut done = 0;
+        while done < size {
+            let at = address.checked_add(done as u64).ok_or_else(unmapped)?;
+            let region = self.region(at).ok_or_else(unmapped)?;
+            let within = at - region.address;
+            let length = (region.size - within).min((size - done) as u64);
+            let offset = region.offset + within;
+            // SAFETY: a region's bytes lie inside the mapping (checked in `new`).
+            let host = unsafe { self.base.as_ptr().add(offset as usize) };
+            each(host, offset, done..done + length as usize);
+            done += length as usize;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for GuestMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing can reach it after this.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.size as usize) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::Mutex;
+
+    fn two_regions() -> GuestMemory {
+        let ram = |address, size, offset| Region { address, size, offset, readonly: false };
+        GuestMemory::new(&[ram(0, 0x2000, 0), ram(0x2000, 0x1000, 0x2000), ram(0x10_0000, 0x1000, 0x3000)]).unwrap()
+    }
+
+    #[test]
+    fn a_write_across_touching_regions_reads_back() {
+        let memory = two_regions();
+        let data: Vec<u8> = (0..64).collect();
+        memory.write(0x1FE0, &data).unwrap();
+        let mut back = vec![0; 64];
+        memory.read(0x1FE0, &mut back).unwrap();
+        assert_eq!(back, data);
+    }
+
+    #[test]
+    fn an_access_that_leaves_ram_is_refused() {
+        let memory = two_regions();
+        assert!(memory.write(0x2FFF, &[1, 2]).is_err());
+        assert!(memory.read(u64::MAX, &mut [0, 0]).is_err());
+        assert!(memory.host(0x10_0FFF, 2).is_none());
+        assert!(memory.load_u16(0x1001).is_err());
+    }
+
+    #[test]
+    fn overlapping_and_unaligned_regions_are_refused() {
+        let region = |address, size| Region { address, size, offset: 0, readonly: false };
+        assert!(GuestMemory::new(&[region(0, 0x2000), region(0x1000, 0x1000)]).is_err());
+        assert!(GuestMemory::new(&[region(0x10, 0x1000)]).is_err());
+        assert!(GuestMemory::new(&[]).is_err());
+    }
+
+    #[test]
+    fn only_writes_to_code_pages_reach_the_watcher() {
+        struct Log(Arc<Mutex<Vec<(u64, u64)>>>);
+        impl CodeWatcher for Log {
+            fn code_written(&self, offset: u64, size: u64) {
+                self.0.lock().unwrap().push((offset, size));
+            }
+        }
+        let memory = two_regions();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        assert!(memory.set_code_watcher(Box::new(Log(log.clone()))));
+        memory.set_page_flags(3, PageFlags::CODE);
+        memory.write(0x100, &[1]).unwrap();
+        memory.write(0x10_0004, &[1, 2]).unwrap();
+        assert_eq!(*log.lock().unwrap(), [(0x3004, 2)]);
+    }
+}
