@@ -1,5 +1,7 @@
 //! The PC board: buses, interrupt controllers, timers and the small devices every PC has.
 
+mod buses;
 mod device;
 
+pub use buses::{ActionSink, BusError, Buses};
 pub use device::{AccessSizes, Action, Device};
