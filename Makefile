@@ -1,0 +1,70 @@
+# Wirt: `make run` boots the built-in guest, `make test` runs every check. Both set up all they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHON
+export PATH := $(PATH):$(HOME)/.cargo/bin
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find crates -type f)
+RUFF_PATHS := python tests tools $(wildcard bench)
+
+.PHONY: run build test bench fmt lint test-rust test-python lock clean
+.DEFAULT_GOAL := build
+
+run: build
+	@$(BIN)/wirt run tiny
+
+build: $(VENV)/core
+
+test: lint test-rust test-python
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check $(RUFF_PATHS)
+	$(BIN)/ruff format --check $(RUFF_PATHS)
+	$(BIN)/mypy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+test-rust: $(VENV)/dev
+	cargo test --workspace --locked --quiet
+
+test-python: $(VENV)/dev $(VENV)/core
+	$(BIN)/pytest
+
+bench: $(VENV)/dev $(VENV)/core
+	@tools/prepare bench
+	$(BIN)/python -m bench
+
+fmt: $(VENV)/dev
+	$(BIN)/ruff check --fix $(RUFF_PATHS)
+	$(BIN)/ruff format $(RUFF_PATHS)
+	cargo fmt --all
+
+# Pins the newest versions that pyproject.toml allows; pip-compile lives in a place of its own.
+lock:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet pip-tools
+	build/lock/bin/python tools/lock.py --upgrade
+
+clean:
+	rm -rf $(VENV) build dist target python/wirt/_core*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find python tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: each stands for a finished step, so that a second start does nothing.
+$(VENV)/packages: requirements.lock
+	@tools/prepare build
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	@touch $@
+
+$(VENV)/dev: requirements-dev.lock $(VENV)/packages
+	@tools/prepare test
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+$(VENV)/core: $(SOURCES) $(VENV)/packages
+	$(BIN)/maturin develop --release --locked --quiet
+	@touch $@
