@@ -107,6 +107,13 @@ impl Buses {
         self.remove(&self.mmio, first)
     }
 
+    /// Takes everything off both buses.
+    pub fn clear(&self) {
+        let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ports.store(Arc::default());
+        self.mmio.store(Arc::default());
+    }
+
     /// What answers where, for people: (bus, first, last, device name), ascending.
     pub fn map(&self) -> Vec<(&'static str, u64, u64, String)> {
         let list = |bus, table: &ArcSwap<Table>| {

@@ -2,6 +2,9 @@
 
 mod buses;
 mod device;
+mod machine;
+mod vcpu_thread;
 
 pub use buses::{ActionSink, BusError, Buses};
 pub use device::{AccessSizes, Action, Device};
+pub use machine::{Event, Machine, MachineError};
