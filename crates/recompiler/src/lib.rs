@@ -1,1 +1,14 @@
-//! .
+//! The recompiler: an accelerator that runs x86 guests as an unprivileged process, without KVM.
+
+pub mod cpuid;
+pub mod fault;
+pub mod interp;
+pub mod mmu;
+pub mod msr;
+pub mod state;
+pub mod tlb;
+mod vcpu;
+mod vm;
+
+pub use vcpu::RecompilerVcpu;
+pub use vm::{RecompilerVm, Shared};

@@ -1,0 +1,43 @@
+//! The interpreter: one handler an instruction, over the same state that translated code works on.
+//!
+//! It runs rare and privileged instructions and code seen only once or twice, and it is the oracle that the translator is
+//! tested against.
+
+mod integer;
+mod simd;
+mod system;
+
+use crate::fault::Fault;
+use crate::state::{Bits, Core, Executed};
+use iced_x86::Instruction;
+
+/// Executes one decoded instruction. `core.rip` is its address and `core.next_rip` already the one behind it; a handler that
+/// branches writes `next_rip`. On `Err` the architectural state is as before the instruction.
+pub type Handler = fn(&mut Core, &Instruction) -> Executed;
+
+/// The handler of a decoded instruction; an invalid or unsupported one gets #UD.
+pub fn handler(instruction: &Instruction) -> Handler {
+    integer::handler(instruction)
+        .or_else(|| system::handler(instruction))
+        .or_else(|| simd::handler(instruction))
+        .unwrap_or(undefined)
+}
+
+fn undefined(_: &mut Core, _: &Instruction) -> Executed {
+    Err(Fault::UD)
+}
+
+/// Executes one instruction through its handler and commits RIP.
+#[inline]
+pub fn step(core: &mut Core, instruction: &Instruction, handler: Handler) -> Executed {
+    let next = core.rip.wrapping_add(instruction.len() as u64);
+    core.next_rip = match core.bits() {
+        Bits::B64 => next,
+        Bits::B32 => next & 0xFFFF_FFFF,
+        // A 16-bit segment may be longer than 64 KiB only by the limit, which fetching has checked.
+        Bits::B16 => next & 0xFFFF,
+    };
+    handler(core, instruction)?;
+    core.rip = core.next_rip;
+    Ok(())
+}

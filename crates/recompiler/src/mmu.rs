@@ -1,0 +1,621 @@
+//! Guest linear memory: paging, the software TLB's slow path, and accesses for the interpreter.
+//!
+//! Paging follows the Intel SDM volume 3A, chapter 4: no paging, 32-bit, PAE and 4-level.
+
+use crate::fault::Fault;
+use crate::state::{Core, cr0, cr4, efer, flag};
+use crate::tlb::{View, slot};
+use hv::PageFlags;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// What an access wants of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Data read.
+    Read,
+    /// Data write.
+    Write,
+    /// Instruction fetch.
+    Fetch,
+}
+
+/// Page-fault error code bits.
+mod error {
+    pub const PRESENT: u32 = 1 << 0;
+    pub const WRITE: u32 = 1 << 1;
+    pub const USER: u32 = 1 << 2;
+    pub const RESERVED: u32 = 1 << 3;
+    pub const FETCH: u32 = 1 << 4;
+}
+
+/// Page-table entry bits.
+mod pte {
+    pub const PRESENT: u64 = 1 << 0;
+    pub const WRITE: u64 = 1 << 1;
+    pub const USER: u64 = 1 << 2;
+    pub const ACCESSED: u64 = 1 << 5;
+    pub const DIRTY: u64 = 1 << 6;
+    pub const LARGE: u64 = 1 << 7;
+    pub const GLOBAL: u64 = 1 << 8;
+    pub const NX: u64 = 1 << 63;
+}
+
+/// Physical address bits that page tables may use: what CPUID leaf 0x8000_0008 shows.
+pub const PHYSICAL_BITS: u32 = 46;
+const PHYSICAL_MASK: u64 = (1 << PHYSICAL_BITS) - 1;
+
+/// Where a linear address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// Guest physical address.
+    pub physical: u64,
+    /// A write would be allowed and the dirty bit is already set.
+    pub writable: bool,
+    /// The mapping survives a write of CR3.
+    pub global: bool,
+    /// Bytes the mapping covers.
+    pub page_size: u64,
+}
+
+/// A value that one guest instruction loads or stores.
+pub trait Value: Copy + Default {
+    /// Bytes.
+    const SIZE: usize;
+    /// From little-endian bytes; `bytes` has [`Self::SIZE`] of them.
+    fn from_bytes(bytes: &[u8]) -> Self;
+    /// Little-endian bytes in the first [`Self::SIZE`].
+    fn to_bytes(self) -> [u8; 16];
+}
+
+macro_rules! values {
+    ($($type:ty),*) => {$(
+        impl Value for $type {
+            const SIZE: usize = size_of::<$type>();
+            fn from_bytes(bytes: &[u8]) -> Self {
+                let mut array = [0; size_of::<$type>()];
+                array.copy_from_slice(bytes);
+                <$type>::from_le_bytes(array)
+            }
+            fn to_bytes(self) -> [u8; 16] {
+                let mut array = [0; 16];
+                array[..size_of::<$type>()].copy_from_slice(&self.to_le_bytes());
+                array
+            }
+        }
+    )*};
+}
+values!(u8, u16, u32, u64, u128);
+
+/// Where a read-modify-write finds its operand.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    /// In RAM, within one page: the host address. Writes were checked, code was invalidated.
+    Ram(*mut u8),
+    /// Not RAM, or across a page: use [`Core::read`] and [`Core::write`] under [`crate::Shared::split_lock`].
+    Slow,
+}
+
+impl Core {
+    /// The view of explicit data accesses at the current privilege.
+    #[inline]
+    pub fn view(&self) -> View {
+        if self.cpl() == 3 {
+            View::User
+        } else if self.cr4 & cr4::SMAP != 0 && self.rflags & flag::AC != 0 {
+            View::SupervisorAc
+        } else {
+            View::Supervisor
+        }
+    }
+
+    /// Reads a value at a linear address with the current privilege.
+    #[inline]
+    pub fn read<T: Value>(&mut self, linear: u64) -> Result<T, Fault> {
+        self.read_view(self.view(), linear)
+    }
+
+    /// Writes a value at a linear address with the current privilege.
+    #[inline]
+    pub fn write<T: Value>(&mut self, linear: u64, value: T) -> Result<(), Fault> {
+        self.write_view(self.view(), linear, value)
+    }
+
+    /// Reads as the processor itself does (descriptor tables, TSS): with supervisor privilege at any CPL.
+    pub fn read_system<T: Value>(&mut self, linear: u64) -> Result<T, Fault> {
+        self.read_view(View::Supervisor, linear)
+    }
+
+    /// Writes as the processor itself does.
+    pub fn write_system<T: Value>(&mut self, linear: u64, value: T) -> Result<(), Fault> {
+        self.write_view(View::Supervisor, linear, value)
+    }
+
+    /// Reads a value under an explicit view.
+    #[inline]
+    pub fn read_view<T: Value>(&mut self, view: View, linear: u64) -> Result<T, Fault> {
+        let entry = &self.tlb.entries[view as usize][slot(linear)];
+        let offset = linear.wrapping_sub(entry.read);
+        if offset <= 4096 - T::SIZE as u64 {
+            // SAFETY: a TLB entry's host page is RAM that stays mapped, and the access lies within it.
+            return Ok(unsafe { ((entry.host + offset) as *const T).read_unaligned() });
+        }
+        let mut bytes = [0; 16];
+        self.read_bytes_view(view, linear, &mut bytes[..T::SIZE])?;
+        Ok(T::from_bytes(&bytes[..T::SIZE]))
+    }
+
+    /// Writes a value under an explicit view.
+    #[inline]
+    pub fn write_view<T: Value>(&mut self, view: View, linear: u64, value: T) -> Result<(), Fault> {
+        let entry = &self.tlb.entries[view as usize][slot(linear)];
+        let offset = linear.wrapping_sub(entry.write);
+        if offset <= 4096 - T::SIZE as u64 {
+            // SAFETY: as in `read_view`; the entry allows writing and the page holds no translated code.
+            unsafe { ((entry.host + offset) as *mut T).write_unaligned(value) };
+            return Ok(());
+        }
+        self.write_bytes_view(view, linear, &value.to_bytes()[..T::SIZE])
+    }
+
+    /// Reads up to a page of bytes with the current privilege.
+    pub fn read_bytes(&mut self, linear: u64, data: &mut [u8]) -> Result<(), Fault> {
+        self.read_bytes_view(self.view(), linear, data)
+    }
+
+    /// Writes up to a page of bytes with the current privilege: all pages are checked before any byte is written.
+    pub fn write_bytes(&mut self, linear: u64, data: &[u8]) -> Result<(), Fault> {
+        self.write_bytes_view(self.view(), linear, data)
+    }
+
+    /// Whether `size` bytes (at most a page) could be accessed; faults as the access would. Sets accessed and dirty
+    /// bits as the access would.
+    pub fn probe(&mut self, linear: u64, size: u64, kind: Kind) -> Result<(), Fault> {
+        let view = self.view();
+        self.translate_page(view, linear, kind)?;
+        if (linear & 0xFFF) + size > 4096 {
+            self.translate_page(view, self.wrap_linear((linear | 0xFFF).wrapping_add(1)), kind)?;
+        }
+        Ok(())
+    }
+
+    /// Where a read-modify-write of `size` bytes goes; faults as a write would.
+    pub fn target(&mut self, linear: u64, size: u64) -> Result<Target, Fault> {
+        let view = self.view();
+        let entry = &self.tlb.entries[view as usize][slot(linear)];
+        let offset = linear.wrapping_sub(entry.write);
+        if offset <= 4096 - size {
+            return Ok(Target::Ram((entry.host + offset) as *mut u8));
+        }
+        self.probe(linear, size, Kind::Write)?;
+        if (linear & 0xFFF) + size > 4096 {
+            return Ok(Target::Slow);
+        }
+        let found = self.translate_page(view, linear, Kind::Write)?;
+        match self.ram(found.physical, true) {
+            Some(host) => {
+                self.before_store(found.physical, size);
+                Ok(Target::Ram(host))
+            }
+            None => Ok(Target::Slow),
+        }
+    }
+
+    /// Reads bytes under an explicit view; at most a page.
+    pub fn read_bytes_view(&mut self, view: View, linear: u64, data: &mut [u8]) -> Result<(), Fault> {
+        let first = data.len().min(4096 - (linear & 0xFFF) as usize);
+        let near = self.translate_page(view, linear, Kind::Read)?;
+        let far = match first < data.len() {
+            true => Some(self.translate_page(view, self.wrap_linear(linear.wrapping_add(first as u64)), Kind::Read)?),
+            false => None,
+        };
+        let (head, tail) = data.split_at_mut(first);
+        self.physical_read(near.physical, head);
+        if let Some(far) = far {
+            self.physical_read(far.physical, tail);
+        }
+        Ok(())
+    }
+
+    /// Writes bytes under an explicit view; at most a page. All pages are checked first.
+    pub fn write_bytes_view(&mut self, view: View, linear: u64, data: &[u8]) -> Result<(), Fault> {
+        let first = data.len().min(4096 - (linear & 0xFFF) as usize);
+        let near = self.translate_page(view, linear, Kind::Write)?;
+        let far = match first < data.len() {
+            true => {
+                Some(self.translate_page(view, self.wrap_linear(linear.wrapping_add(first as u64)), Kind::Write)?)
+            }
+            false => None,
+        };
+        let (head, tail) = data.split_at(first);
+        self.physical_write(near.physical, head);
+        if let Some(far) = far {
+            self.physical_write(far.physical, tail);
+        }
+        Ok(())
+    }
+
+    /// Outside 64-bit mode linear addresses are 32 bits wide.
+    #[inline]
+    fn wrap_linear(&self, linear: u64) -> u64 {
+        if self.long_mode() { linear } else { linear & 0xFFFF_FFFF }
+    }
+
+    /// Reads guest physical memory, RAM or not, within one page.
+    pub fn physical_read(&mut self, physical: u64, data: &mut [u8]) {
+        if let Some(host) = self.ram(physical, false) {
+            // SAFETY: `ram` gives a host page that stays mapped; the bytes lie within one page.
+            unsafe { copy_out(host, data) };
+        } else if let Some((lapic, offset)) = self.lapic_at(physical) {
+            lapic.mmio_read(offset, data);
+        } else {
+            self.bus.mmio_read(physical, data);
+        }
+    }
+
+    /// Writes guest physical memory, RAM or not, within one page.
+    pub fn physical_write(&mut self, physical: u64, data: &[u8]) {
+        if let Some(host) = self.ram(physical, true) {
+            self.before_store(physical, data.len() as u64);
+            // SAFETY: as in `physical_read`.
+            unsafe { copy_in(host, data) };
+        } else if let Some((lapic, offset)) = self.lapic_at(physical) {
+            lapic.mmio_write(offset, data);
+        } else {
+            self.bus.mmio_write(physical, data);
+        }
+    }
+
+    fn lapic_at(&self, physical: u64) -> Option<(std::sync::Arc<dyn hv::LocalApic>, u16)> {
+        // The compare comes first: the base is asked for only where an APIC is at all likely.
+        if physical < 0xA_0000 {
+            return None;
+        }
+        let lapic = self.lapic.as_ref()?;
+        let base = lapic.base()?;
+        (physical & !0xFFF == base).then(|| (lapic.clone(), (physical & 0xFFF) as u16))
+    }
+
+    /// The host address of a byte of RAM (of writable RAM when `write`).
+    fn ram(&self, physical: u64, write: bool) -> Option<*mut u8> {
+        let region = self.memory.region(physical)?;
+        if write && region.readonly {
+            return None;
+        }
+        // An APIC page may be moved over RAM: the APIC wins.
+        if let Some(lapic) = &self.lapic {
+            if lapic.base() == Some(physical & !0xFFF) {
+                return None;
+            }
+        }
+        self.memory.host(physical, 1)
+    }
+
+    /// Called before a vCPU stores to RAM by a path that the TLB did not clear: drops translations of what is there.
+    fn before_store(&mut self, physical: u64, size: u64) {
+        if let Some(offset) = self.memory.offset(physical, 1) {
+            if self.memory.page_flags(offset >> 12).contains(PageFlags::CODE) {
+                let shared = self.shared.clone();
+                shared.code_written_by_vcpu(self.id, offset, size);
+            }
+        }
+    }
+
+    /// Translates one linear address, filling the TLB where RAM is behind it.
+    pub fn translate_page(&mut self, view: View, linear: u64, kind: Kind) -> Result<Translation, Fault> {
+        let found = self.walk(view, linear, kind, true)?;
+        if kind == Kind::Fetch {
+            self.itlb.fill(view == View::User, linear, found.physical, found.global);
+            return Ok(found);
+        }
+        if let Some(offset) = self.memory.offset(found.physical & !0xFFF, 4096) {
+            if let Some(host) = self.ram(found.physical & !0xFFF, false) {
+                let mut writable = found.writable && self.ram(found.physical & !0xFFF, true).is_some();
+                if writable && !self.shared.page_free_of_code(&self.memory, offset >> 12) {
+                    writable = false;
+                }
+                self.note_large(linear, found.page_size);
+                self.tlb.fill(view, linear, host as u64, found.physical, writable, found.global);
+            }
+        }
+        Ok(found)
+    }
+
+    fn note_large(&mut self, linear: u64, page_size: u64) {
+        if page_size > 4096 {
+            let base = linear & !(page_size - 1);
+            self.large_low = self.large_low.min(base);
+            self.large_high = self.large_high.max(base + (page_size - 1));
+        }
+    }
+
+    /// Drops all translations of linear addresses, or all but global ones.
+    pub fn flush_tlb(&mut self, keep_global: bool) {
+        self.tlb.flush(keep_global);
+        self.itlb.flush(keep_global);
+        self.code_map_flush = self.code_map_flush.max(if keep_global { 1 } else { 2 });
+        if !keep_global {
+            self.large_low = u64::MAX;
+            self.large_high = 0;
+        }
+    }
+
+    /// Drops the translation of one linear address (INVLPG): the whole of a large page.
+    pub fn flush_page(&mut self, linear: u64) {
+        if (self.large_low..=self.large_high).contains(&linear) {
+            return self.flush_tlb(false);
+        }
+        self.tlb.flush_page(linear);
+        self.itlb.flush_page(linear);
+        self.code_map_flush = self.code_map_flush.max(2);
+    }
+
+    /// The physical address of the instruction byte at a linear address.
+    #[inline]
+    pub fn fetch_address(&mut self, linear: u64) -> Result<u64, Fault> {
+        let user = self.cpl() == 3;
+        if let Some(physical) = self.itlb.lookup(user, linear) {
+            return Ok(physical);
+        }
+        let view = if user { View::User } else { View::Supervisor };
+        Ok(self.translate_page(view, linear, Kind::Fetch)?.physical)
+    }
+
+    /// Translates without side effects or faults, with supervisor privilege, for debuggers.
+    pub fn peek_translate(&mut self, linear: u64) -> Option<u64> {
+        self.walk(View::SupervisorAc, linear, Kind::Read, false).ok().map(|found| found.physical)
+    }
+
+    /// Walks the page tables. `touch`: set accessed and dirty bits.
+    fn walk(&self, view: View, linear: u64, kind: Kind, touch: bool) -> Result<Translation, Fault> {
+        if self.cr0 & cr0::PG == 0 {
+            return Ok(Translation { physical: linear & 0xFFFF_FFFF, writable: true, global: false, page_size: 4096 });
+        }
+        let mut walk = Walk { core: self, view, linear, kind, touch, rights: pte::WRITE | pte::USER, nx: false };
+        if self.efer & efer::LMA != 0 {
+            let sign = (linear as i64) >> 47;
+            if sign != 0 && sign != -1 {
+                return Err(Fault::GP0);
+            }
+            walk.long()
+        } else if self.cr4 & cr4::PAE != 0 {
+            walk.pae()
+        } else {
+            walk.legacy()
+        }
+    }
+}
+
+/// Copies out of guest RAM; accesses of one instruction's size in one piece.
+///
+/// # Safety
+/// `host` is valid for `data.len()` bytes.
+unsafe fn copy_out(host: *const u8, data: &mut [u8]) {
+    // SAFETY: by the caller's promise; unaligned reads of exactly the slice's size.
+    unsafe {
+        match data.len() {
+            1 => data[0] = host.read_volatile(),
+            2 => data.copy_from_slice(&host.cast::<u16>().read_unaligned().to_ne_bytes()),
+            4 => data.copy_from_slice(&host.cast::<u32>().read_unaligned().to_ne_bytes()),
+            8 => data.copy_from_slice(&host.cast::<u64>().read_unaligned().to_ne_bytes()),
+            _ => std::ptr::copy_nonoverlapping(host, data.as_mut_ptr(), data.len()),
+        }
+    }
+}
+
+/// Copies into guest RAM; accesses of one instruction's size in one piece.
+///
+/// # Safety
+/// `host` is valid for `data.len()` bytes.
+unsafe fn copy_in(host: *mut u8, data: &[u8]) {
+    // SAFETY: by the caller's promise; the match arms know the slice's length.
+    unsafe {
+        match data.len() {
+            1 => host.write_volatile(data[0]),
+            2 => host.cast::<u16>().write_unaligned(u16::from_ne_bytes([data[0], data[1]])),
+            4 => host.cast::<u32>().write_unaligned(u32::from_bytes(data)),
+            8 => host.cast::<u64>().write_unaligned(u64::from_bytes(data)),
+            _ => std::ptr::copy_nonoverlapping(data.as_ptr(), host, data.len()),
+        }
+    }
+}
+
+/// A walk under way.
+struct Walk<'a> {
+    core: &'a Core,
+    view: View,
+    linear: u64,
+    kind: Kind,
+    touch: bool,
+    /// AND of the WRITE and USER bits seen so far.
+    rights: u64,
+    /// OR of the NX bits seen so far.
+    nx: bool,
+}
+
+impl Walk<'_> {
+    fn fault(&self, present: u32) -> Fault {
+        let mut error = present;
+        if self.kind == Kind::Write {
+            error |= error::WRITE;
+        }
+        if self.view == View::User {
+            error |= error::USER;
+        }
+        let smep = self.core.cr4 & cr4::SMEP != 0;
+        if self.kind == Kind::Fetch && (self.nx_enabled() || smep) {
+            error |= error::FETCH;
+        }
+        Fault::page(self.linear, error)
+    }
+
+    fn nx_enabled(&self) -> bool {
+        self.core.efer & efer::NXE != 0 && (self.core.cr4 & cr4::PAE != 0)
+    }
+
+    fn entry64(&self, address: u64) -> Option<&AtomicU64> {
+        let host = self.core.memory.host(address & !7, 8)?;
+        // SAFETY: `host` is aligned RAM that stays mapped; guest RAM is accessed with atomics.
+        Some(unsafe { AtomicU64::from_ptr(host.cast()) })
+    }
+
+    fn entry32(&self, address: u64) -> Option<&AtomicU32> {
+        let host = self.core.memory.host(address & !3, 4)?;
+        // SAFETY: as in `entry64`.
+        Some(unsafe { AtomicU32::from_ptr(host.cast()) })
+    }
+
+    /// Reads a 64-bit entry, checks present and reserved bits, and collects rights.
+    fn step64(&mut self, address: u64, reserved: u64) -> Result<u64, Fault> {
+        let entry = self.entry64(address).map_or(0, |entry| entry.load(Ordering::Acquire));
+        if entry & pte::PRESENT == 0 {
+            return Err(self.fault(0));
+        }
+        let mut reserved = reserved | (((1 << 52) - 1) & !PHYSICAL_MASK);
+        if !self.nx_enabled() {
+            reserved |= pte::NX;
+        }
+        if entry & reserved != 0 {
+            return Err(self.fault(error::PRESENT | error::RESERVED));
+        }
+        self.rights &= entry;
+        self.nx |= entry & pte::NX != 0;
+        Ok(entry)
+    }
+
+    fn accessed64(&self, address: u64, bits: u64) {
+        if self.touch {
+            if let Some(entry) = self.entry64(address) {
+                if entry.load(Ordering::Relaxed) & bits != bits {
+                    entry.fetch_or(bits, Ordering::AcqRel);
+                }
+            }
+        }
+    }
+
+    fn long(&mut self) -> Result<Translation, Fault> {
+        let pml4e_at = (self.core.cr3 & PHYSICAL_MASK & !0xFFF) + (self.linear >> 39 & 0x1FF) * 8;
+        let pml4e = self.step64(pml4e_at, pte::LARGE)?;
+        let pdpte_at = (pml4e & PHYSICAL_MASK & !0xFFF) + (self.linear >> 30 & 0x1FF) * 8;
+        let pdpte = self.step64(pdpte_at, 0)?;
+        if pdpte & pte::LARGE != 0 {
+            if pdpte & 0x3FFF_E000 != 0 {
+                return Err(self.fault(error::PRESENT | error::RESERVED));
+            }
+            self.permitted()?;
+            self.accessed64(pml4e_at, pte::ACCESSED);
+            return self.leaf64(pdpte_at, pdpte, 1 << 30);
+        }
+        self.lower_levels(pdpte, &[pml4e_at, pdpte_at])
+    }
+
+    fn pae(&mut self) -> Result<Translation, Fault> {
+        let pdpte = self.core.pdpte[(self.linear >> 30 & 3) as usize];
+        if pdpte & pte::PRESENT == 0 {
+            return Err(self.fault(0));
+        }
+        self.lower_levels(pdpte, &[])
+    }
+
+    /// The page directory and page table of PAE and 4-level paging.
+    fn lower_levels(&mut self, pdpte: u64, above: &[u64]) -> Result<Translation, Fault> {
+        let pde_at = (pdpte & PHYSICAL_MASK & !0xFFF) + (self.linear >> 21 & 0x1FF) * 8;
+        let pde = self.step64(pde_at, 0)?;
+        if pde & pte::LARGE != 0 {
+            if pde & 0x1F_E000 != 0 {
+                return Err(self.fault(error::PRESENT | error::RESERVED));
+            }
+            self.permitted()?;
+            above.iter().for_each(|&at| self.accessed64(at, pte::ACCESSED));
+            return self.leaf64(pde_at, pde, 1 << 21);
+        }
+        let pte_at = (pde & PHYSICAL_MASK & !0xFFF) + (self.linear >> 12 & 0x1FF) * 8;
+        let pte = self.step64(pte_at, 0)?;
+        self.permitted()?;
+        above.iter().for_each(|&at| self.accessed64(at, pte::ACCESSED));
+        self.accessed64(pde_at, pte::ACCESSED);
+        self.leaf64(pte_at, pte, 1 << 12)
+    }
+
+    fn leaf64(&self, at: u64, entry: u64, page_size: u64) -> Result<Translation, Fault> {
+        let dirty = if self.kind == Kind::Write { pte::DIRTY } else { 0 };
+        self.accessed64(at, pte::ACCESSED | dirty);
+        let physical = (entry & PHYSICAL_MASK & !0xFFF & !(page_size - 1)) | self.linear & (page_size - 1);
+        Ok(self.translation(physical, entry | dirty, page_size))
+    }
+
+    fn legacy(&mut self) -> Result<Translation, Fault> {
+        let pde_at = (self.core.cr3 & 0xFFFF_F000) + (self.linear >> 22 & 0x3FF) * 4;
+        let pde = self.entry32(pde_at).map_or(0, |entry| u64::from(entry.load(Ordering::Acquire)));
+        if pde & pte::PRESENT == 0 {
+            return Err(self.fault(0));
+        }
+        self.rights &= pde;
+        if pde & pte::LARGE != 0 && self.core.cr4 & cr4::PSE != 0 {
+            // PSE-36: bits 13..=20 hold physical address bits 32..=39; bit 21 is reserved.
+            if pde & 1 << 21 != 0 {
+                return Err(self.fault(error::PRESENT | error::RESERVED));
+            }
+            self.permitted()?;
+            let physical = pde & 0xFFC0_0000 | (pde >> 13 & 0xFF) << 32 | self.linear & 0x3F_FFFF;
+            return self.leaf32(pde_at, pde, physical, 1 << 22);
+        }
+        let pte_at = (pde & 0xFFFF_F000) + (self.linear >> 12 & 0x3FF) * 4;
+        let pte = self.entry32(pte_at).map_or(0, |entry| u64::from(entry.load(Ordering::Acquire)));
+        if pte & pte::PRESENT == 0 {
+            return Err(self.fault(0));
+        }
+        self.rights &= pte;
+        self.permitted()?;
+        self.accessed32(pde_at, pte::ACCESSED as u32);
+        self.leaf32(pte_at, pte, pte & 0xFFFF_F000 | self.linear & 0xFFF, 1 << 12)
+    }
+
+    fn accessed32(&self, address: u64, bits: u32) {
+        if self.touch {
+            if let Some(entry) = self.entry32(address) {
+                if entry.load(Ordering::Relaxed) & bits != bits {
+                    entry.fetch_or(bits, Ordering::AcqRel);
+                }
+            }
+        }
+    }
+
+    fn leaf32(&self, at: u64, entry: u64, physical: u64, page_size: u64) -> Result<Translation, Fault> {
+        let dirty = if self.kind == Kind::Write { pte::DIRTY } else { 0 };
+        self.accessed32(at, (pte::ACCESSED | dirty) as u32);
+        Ok(self.translation(physical, entry | dirty, page_size))
+    }
+
+    fn translation(&self, physical: u64, entry: u64, page_size: u64) -> Translation {
+        Translation {
+            physical,
+            writable: entry & pte::DIRTY != 0 && self.may_write(),
+            global: entry & pte::GLOBAL != 0 && self.core.cr4 & cr4::PGE != 0,
+            page_size,
+        }
+    }
+
+    fn may_write(&self) -> bool {
+        self.rights & pte::WRITE != 0 || (self.view != View::User && self.core.cr0 & cr0::WP == 0)
+    }
+
+    /// Checks the collected rights. Intel SDM volume 3A, section 4.6.
+    fn permitted(&self) -> Result<(), Fault> {
+        let user_page = self.rights & pte::USER != 0;
+        let allowed = match self.view {
+            View::User => user_page,
+            View::Supervisor if user_page => match self.kind {
+                Kind::Fetch => self.core.cr4 & cr4::SMEP == 0,
+                _ => self.core.cr4 & cr4::SMAP == 0,
+            },
+            View::SupervisorAc if user_page && self.kind == Kind::Fetch => self.core.cr4 & cr4::SMEP == 0,
+            _ => true,
+        };
+        let kind_allowed = match self.kind {
+            Kind::Read => true,
+            Kind::Write => self.may_write(),
+            Kind::Fetch => !(self.nx && self.nx_enabled()),
+        };
+        if allowed && kind_allowed { Ok(()) } else { Err(self.fault(error::PRESENT)) }
+    }
+}

@@ -1,0 +1,303 @@
+//! One guest processor: the registers that translated code works on, and everything around them.
+
+use crate::fault::Fault;
+use crate::tlb::{Itlb, Tlb};
+use crate::vm::Shared;
+use hv::{Bus, DescriptorTable, GuestMemory, LocalApic, Segment, SegmentRegister, Tsc};
+use std::sync::Arc;
+
+/// Bits of RFLAGS.
+#[allow(missing_docs)]
+pub mod flag {
+    pub const CF: u64 = 1 << 0;
+    pub const FIXED: u64 = 1 << 1;
+    pub const PF: u64 = 1 << 2;
+    pub const AF: u64 = 1 << 4;
+    pub const ZF: u64 = 1 << 6;
+    pub const SF: u64 = 1 << 7;
+    pub const TF: u64 = 1 << 8;
+    pub const IF: u64 = 1 << 9;
+    pub const DF: u64 = 1 << 10;
+    pub const OF: u64 = 1 << 11;
+    pub const IOPL: u64 = 3 << 12;
+    pub const NT: u64 = 1 << 14;
+    pub const RF: u64 = 1 << 16;
+    pub const VM: u64 = 1 << 17;
+    pub const AC: u64 = 1 << 18;
+    pub const VIF: u64 = 1 << 19;
+    pub const VIP: u64 = 1 << 20;
+    pub const ID: u64 = 1 << 21;
+    /// The six flags that arithmetic sets.
+    pub const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
+}
+
+/// Bits of CR0.
+#[allow(missing_docs)]
+pub mod cr0 {
+    pub const PE: u64 = 1 << 0;
+    pub const MP: u64 = 1 << 1;
+    pub const EM: u64 = 1 << 2;
+    pub const TS: u64 = 1 << 3;
+    pub const ET: u64 = 1 << 4;
+    pub const NE: u64 = 1 << 5;
+    pub const WP: u64 = 1 << 16;
+    pub const AM: u64 = 1 << 18;
+    pub const NW: u64 = 1 << 29;
+    pub const CD: u64 = 1 << 30;
+    pub const PG: u64 = 1 << 31;
+}
+
+/// Bits of CR4.
+#[allow(missing_docs)]
+pub mod cr4 {
+    pub const VME: u64 = 1 << 0;
+    pub const PVI: u64 = 1 << 1;
+    pub const TSD: u64 = 1 << 2;
+    pub const DE: u64 = 1 << 3;
+    pub const PSE: u64 = 1 << 4;
+    pub const PAE: u64 = 1 << 5;
+    pub const MCE: u64 = 1 << 6;
+    pub const PGE: u64 = 1 << 7;
+    pub const PCE: u64 = 1 << 8;
+    pub const OSFXSR: u64 = 1 << 9;
+    pub const OSXMMEXCPT: u64 = 1 << 10;
+    pub const UMIP: u64 = 1 << 11;
+    pub const FSGSBASE: u64 = 1 << 16;
+    pub const PCIDE: u64 = 1 << 17;
+    pub const OSXSAVE: u64 = 1 << 18;
+    pub const SMEP: u64 = 1 << 20;
+    pub const SMAP: u64 = 1 << 21;
+}
+
+/// Bits of IA32_EFER.
+#[allow(missing_docs)]
+pub mod efer {
+    pub const SCE: u64 = 1 << 0;
+    pub const LME: u64 = 1 << 8;
+    pub const LMA: u64 = 1 << 10;
+    pub const NXE: u64 = 1 << 11;
+}
+
+/// The x87, SSE and AVX registers in XSAVE's standard format, as the XSAVE and XRSTOR instructions want them.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub struct XsaveArea(pub [u8; hv::XSAVE_AREA_SIZE]);
+
+/// Where instruction fetch and operand sizes stand: the mode a block of code was decoded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Bits {
+    /// 16-bit default operand and address size.
+    B16 = 16,
+    /// 32-bit default operand and address size.
+    B32 = 32,
+    /// 64-bit mode.
+    B64 = 64,
+}
+
+/// A guest processor.
+///
+/// The first part is laid out for translated code, which reaches it through the GS segment; everything else is Rust's.
+/// `rip` is the address of the instruction under execution while a handler of the interpreter runs, and `next_rip` the
+/// one it will continue at: branches write `next_rip`, and the dispatcher moves it into `rip` when the handler
+/// succeeds.
+#[repr(C, align(64))]
+pub struct Core {
+    /// General registers in encoding order. In 16- and 32-bit code the upper parts are kept as hardware would.
+    pub gpr: [u64; 16],
+    /// Instruction pointer (offset in CS), truncated to the mode's width.
+    pub rip: u64,
+    /// All of RFLAGS, arithmetic flags included, whenever Rust code runs.
+    pub rflags: u64,
+    /// Segment registers by [`SegmentRegister`].
+    pub segments: [Segment; 6],
+    /// Where the instruction being interpreted continues.
+    pub next_rip: u64,
+    /// Nonzero: leave translated code at the next poll. Written by other threads through [`Shared`].
+    pub poll: std::sync::atomic::AtomicU32,
+    /// Interrupts are held off until after the next instruction (STI, MOV SS, POP SS).
+    pub interrupt_shadow: bool,
+    /// In HLT, waiting for an interrupt.
+    pub halted: bool,
+    /// NMIs are blocked until IRET.
+    pub nmi_masked: bool,
+    /// Waits for INIT and a start-up IPI.
+    pub waiting_for_sipi: bool,
+    /// Linear code addresses were remapped: 1 non-global ones, 2 any. The dispatcher drops its maps and clears this.
+    pub code_map_flush: u8,
+    /// The range of linear addresses that TLB entries cut out of large pages may lie in (INVLPG has to drop them all).
+    pub large_low: u64,
+    /// End of that range, inclusive.
+    pub large_high: u64,
+    /// Data accesses: one table for each of [`crate::tlb::View`].
+    pub tlb: Tlb,
+
+    /// Instruction fetches.
+    pub itlb: Itlb,
+    /// x87, SSE and AVX registers whenever Rust code runs.
+    pub fpu: XsaveArea,
+    /// Task register.
+    pub tr: Segment,
+    /// Local descriptor table register.
+    pub ldtr: Segment,
+    /// Global descriptor table register.
+    pub gdtr: DescriptorTable,
+    /// Interrupt descriptor table register.
+    pub idtr: DescriptorTable,
+    /// Control register 0.
+    pub cr0: u64,
+    /// Page-fault address.
+    pub cr2: u64,
+    /// Page table root and PCID.
+    pub cr3: u64,
+    /// Control register 4.
+    pub cr4: u64,
+    /// PDPTEs as loaded by a write of CR3 in PAE mode.
+    pub pdpte: [u64; 4],
+    /// Extended control register 0.
+    pub xcr0: u64,
+    /// IA32_EFER.
+    pub efer: u64,
+    /// Debug registers 0..=3.
+    pub dr: [u64; 4],
+    /// Debug status.
+    pub dr6: u64,
+    /// Debug control.
+    pub dr7: u64,
+    /// Model-specific registers with storage of their own.
+    pub msr: crate::msr::Msrs,
+    /// The time-stamp counter.
+    pub tsc: Tsc,
+    /// What CPUID shows.
+    pub cpuid: Arc<crate::cpuid::CpuModel>,
+    /// The vCPU's number, also its APIC ID.
+    pub id: u32,
+
+    /// Guest RAM.
+    pub memory: Arc<GuestMemory>,
+    /// Ports and memory-mapped I/O.
+    pub bus: Arc<dyn Bus>,
+    /// The local APIC, when the machine has one.
+    pub lapic: Option<Arc<dyn LocalApic>>,
+    /// What the vCPUs of this VM share.
+    pub shared: Arc<Shared>,
+}
+
+impl Core {
+    /// Current privilege level, 0..=3.
+    #[inline]
+    pub fn cpl(&self) -> u8 {
+        // In real mode SS.DPL is 0 and in virtual-8086 mode 3, as the hidden parts are kept that way.
+        self.segments[SegmentRegister::Ss as usize].dpl()
+    }
+
+    /// Protected mode (PE), virtual-8086 and long mode included.
+    #[inline]
+    pub fn protected(&self) -> bool {
+        self.cr0 & cr0::PE != 0
+    }
+
+    /// Virtual-8086 mode.
+    #[inline]
+    pub fn vm86(&self) -> bool {
+        self.rflags & flag::VM != 0
+    }
+
+    /// IA-32e mode is active (compatibility or 64-bit mode).
+    #[inline]
+    pub fn long_mode(&self) -> bool {
+        self.efer & efer::LMA != 0
+    }
+
+    /// The width of the code under execution.
+    #[inline]
+    pub fn bits(&self) -> Bits {
+        let access = self.segments[SegmentRegister::Cs as usize].access;
+        if self.long_mode() && access & Segment::L != 0 {
+            Bits::B64
+        } else if access & Segment::DB != 0 {
+            Bits::B32
+        } else {
+            Bits::B16
+        }
+    }
+
+    /// The linear address of the instruction at `rip`.
+    #[inline]
+    pub fn linear_rip(&self) -> u64 {
+        match self.bits() {
+            Bits::B64 => self.rip,
+            _ => self.segments[SegmentRegister::Cs as usize].base.wrapping_add(self.rip) & 0xFFFF_FFFF,
+        }
+    }
+
+    /// Reads an I/O port (`size` 1, 2 or 4). Permissions are checked by the caller.
+    pub fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        self.bus.pio_read(port, size)
+    }
+
+    /// Writes an I/O port.
+    pub fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        self.bus.pio_write(port, size, value);
+    }
+}
+
+/// The outcome of one interpreted instruction.
+pub type Executed = Result<(), Fault>;
+
+impl Core {
+    /// A processor in its power-on state.
+    pub fn new(
+        id: u32,
+        memory: Arc<GuestMemory>,
+        bus: Arc<dyn Bus>,
+        lapic: Option<Arc<dyn LocalApic>>,
+        shared: Arc<Shared>,
+        cpuid: Arc<crate::cpuid::CpuModel>,
+        tsc: Tsc,
+    ) -> Box<Core> {
+        let reset = hv::CpuState::reset();
+        let mut fpu = XsaveArea([0; hv::XSAVE_AREA_SIZE]);
+        fpu.0.copy_from_slice(&reset.fpu.area[..]);
+        Box::new(Core {
+            gpr: reset.gpr,
+            rip: reset.rip,
+            rflags: reset.rflags,
+            segments: reset.segments,
+            next_rip: 0,
+            poll: std::sync::atomic::AtomicU32::new(0),
+            interrupt_shadow: false,
+            halted: false,
+            nmi_masked: false,
+            waiting_for_sipi: id != 0,
+            code_map_flush: 0,
+            large_low: u64::MAX,
+            large_high: 0,
+            tlb: Tlb::default(),
+            itlb: Itlb::default(),
+            fpu,
+            tr: reset.tr,
+            ldtr: reset.ldtr,
+            gdtr: reset.gdtr,
+            idtr: reset.idtr,
+            cr0: reset.cr0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            pdpte: [0; 4],
+            xcr0: reset.xcr0,
+            efer: 0,
+            dr: reset.dr,
+            dr6: reset.dr6,
+            dr7: reset.dr7,
+            msr: crate::msr::Msrs::default(),
+            tsc,
+            cpuid,
+            id,
+            memory,
+            bus,
+            lapic,
+            shared,
+        })
+    }
+}

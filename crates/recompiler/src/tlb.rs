@@ -1,0 +1,235 @@
+//! The software TLBs: what translated code and the interpreter look up before they touch guest memory.
+//!
+//! An entry holds for one linear page, separately for reading and writing, its *tag* (the page's linear address) and
+//! the host address of its bytes. Translated code subtracts the tag from the address: a result of at most
+//! `4096 - size` says in one compare that the page matches, that the access is allowed, and that it does not cross into
+//! the next page. An invalid tag is the address of a page that belongs to the neighbouring slot, so that no address
+//! looked up in this slot can be within it.
+
+/// Entries of one table; a power of two.
+pub const ENTRIES: usize = 512;
+
+/// Who accesses: each view has a table of its own, so that privilege needs no test at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum View {
+    /// Privilege levels 0 to 2.
+    Supervisor = 0,
+    /// Privilege level 3.
+    User = 1,
+    /// Privilege levels 0 to 2 with SMAP suspended by RFLAGS.AC.
+    SupervisorAc = 2,
+}
+
+/// Number of [`View`]s.
+pub const VIEWS: usize = 3;
+
+/// One linear page. 32 bytes: translated code computes the slot's offset by shift and mask.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub struct Entry {
+    /// Linear page address when reads hit.
+    pub read: u64,
+    /// Linear page address when writes hit.
+    pub write: u64,
+    /// Host address of the page's first byte.
+    pub host: u64,
+    /// Guest physical address of the page.
+    pub physical: u64,
+}
+
+/// The data TLB of one vCPU.
+#[repr(C, align(64))]
+pub struct Tlb {
+    /// Entries by view and slot.
+    pub entries: [[Entry; ENTRIES]; VIEWS],
+    used: [[u64; ENTRIES / 64]; VIEWS],
+    global: [[u64; ENTRIES / 64]; VIEWS],
+}
+
+/// The slot of a linear address.
+#[inline]
+pub fn slot(linear: u64) -> usize {
+    (linear >> 12) as usize & (ENTRIES - 1)
+}
+
+const fn invalid(slot: usize) -> Entry {
+    let tag = ((slot ^ 1) << 12) as u64;
+    Entry { read: tag, write: tag, host: 0, physical: 0 }
+}
+
+impl Default for Tlb {
+    fn default() -> Self {
+        let mut entries = [[invalid(0); ENTRIES]; VIEWS];
+        for view in &mut entries {
+            for (slot, entry) in view.iter_mut().enumerate() {
+                *entry = invalid(slot);
+            }
+        }
+        Tlb { entries, used: [[0; ENTRIES / 64]; VIEWS], global: [[0; ENTRIES / 64]; VIEWS] }
+    }
+}
+
+impl Tlb {
+    /// Puts a page in. `writable` also lets writes hit.
+    pub fn fill(&mut self, view: View, linear: u64, host: u64, physical: u64, writable: bool, global: bool) {
+        let slot = slot(linear);
+        let page = linear & !0xFFF;
+        let write = if writable { page } else { invalid(slot).write };
+        self.entries[view as usize][slot] = Entry { read: page, write, host, physical: physical & !0xFFF };
+        let bit = 1u64 << (slot % 64);
+        self.used[view as usize][slot / 64] |= bit;
+        if global {
+            self.global[view as usize][slot / 64] |= bit;
+        } else {
+            self.global[view as usize][slot / 64] &= !bit;
+        }
+    }
+
+    /// Drops everything, or everything but global pages.
+    pub fn flush(&mut self, keep_global: bool) {
+        for view in 0..VIEWS {
+            for word in 0..ENTRIES / 64 {
+                let kept = if keep_global { self.global[view][word] } else { 0 };
+                let mut drop = self.used[view][word] & !kept;
+                self.used[view][word] &= kept;
+                self.global[view][word] &= kept;
+                while drop != 0 {
+                    let slot = word * 64 + drop.trailing_zeros() as usize;
+                    self.entries[view][slot] = invalid(slot);
+                    drop &= drop - 1;
+                }
+            }
+        }
+    }
+
+    /// Drops one linear page from all views.
+    pub fn flush_page(&mut self, linear: u64) {
+        let slot = slot(linear);
+        for view in &mut self.entries {
+            let entry = &mut view[slot];
+            if entry.read == linear & !0xFFF {
+                *entry = invalid(slot);
+            }
+        }
+    }
+
+    /// Makes writes to a guest physical page miss from now on, in every view.
+    pub fn protect(&mut self, physical: u64) {
+        let page = physical & !0xFFF;
+        for view in 0..VIEWS {
+            for word in 0..ENTRIES / 64 {
+                let mut used = self.used[view][word];
+                while used != 0 {
+                    let slot = word * 64 + used.trailing_zeros() as usize;
+                    let entry = &mut self.entries[view][slot];
+                    if entry.physical == page {
+                        entry.write = invalid(slot).write;
+                    }
+                    used &= used - 1;
+                }
+            }
+        }
+    }
+}
+
+/// Slots of the instruction TLB.
+pub const ITLB_ENTRIES: usize = 256;
+
+/// One page of instructions.
+#[derive(Clone, Copy)]
+pub struct ItlbEntry {
+    /// Linear page address with the view in bit 0 ([`View::User`] = 1); `u64::MAX` when invalid.
+    pub tag: u64,
+    /// Guest physical address of the page.
+    pub physical: u64,
+    /// The page is global.
+    pub global: bool,
+}
+
+/// The instruction TLB of one vCPU.
+pub struct Itlb {
+    entries: [ItlbEntry; ITLB_ENTRIES],
+}
+
+impl Default for Itlb {
+    fn default() -> Self {
+        Itlb { entries: [ItlbEntry { tag: u64::MAX, physical: 0, global: false }; ITLB_ENTRIES] }
+    }
+}
+
+impl Itlb {
+    /// The physical address behind a linear one, when the page is known.
+    #[inline]
+    pub fn lookup(&self, user: bool, linear: u64) -> Option<u64> {
+        let entry = &self.entries[(linear >> 12) as usize & (ITLB_ENTRIES - 1)];
+        (entry.tag == (linear & !0xFFF | u64::from(user))).then_some(entry.physical | linear & 0xFFF)
+    }
+
+    /// Puts a page in.
+    pub fn fill(&mut self, user: bool, linear: u64, physical: u64, global: bool) {
+        self.entries[(linear >> 12) as usize & (ITLB_ENTRIES - 1)] =
+            ItlbEntry { tag: linear & !0xFFF | u64::from(user), physical: physical & !0xFFF, global };
+    }
+
+    /// Drops everything, or everything but global pages.
+    pub fn flush(&mut self, keep_global: bool) {
+        for entry in &mut self.entries {
+            if !(keep_global && entry.global) {
+                entry.tag = u64::MAX;
+            }
+        }
+    }
+
+    /// Drops one linear page.
+    pub fn flush_page(&mut self, linear: u64) {
+        let entry = &mut self.entries[(linear >> 12) as usize & (ITLB_ENTRIES - 1)];
+        if entry.tag & !0xFFF == linear & !0xFFF {
+            entry.tag = u64::MAX;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hit(tlb: &Tlb, view: View, linear: u64, size: u64, write: bool) -> bool {
+        let entry = &tlb.entries[view as usize][slot(linear)];
+        linear.wrapping_sub(if write { entry.write } else { entry.read }) <= 4096 - size
+    }
+
+    #[test]
+    fn an_empty_table_hits_nothing() {
+        let tlb = Tlb::default();
+        for linear in (0..(ENTRIES as u64 + 4) << 12).step_by(1021) {
+            assert!(!hit(&tlb, View::User, linear, 1, false));
+            assert!(!hit(&tlb, View::Supervisor, linear.wrapping_neg(), 1, true));
+        }
+    }
+
+    #[test]
+    fn a_page_hits_in_its_view_and_for_what_it_allows() {
+        let mut tlb = Tlb::default();
+        tlb.fill(View::User, 0x7FFF_1234, 0x5000, 0x9000, false, false);
+        assert!(hit(&tlb, View::User, 0x7FFF_1FF8, 8, false));
+        assert!(!hit(&tlb, View::User, 0x7FFF_1FF9, 8, false));
+        assert!(!hit(&tlb, View::User, 0x7FFF_1000, 1, true));
+        assert!(!hit(&tlb, View::Supervisor, 0x7FFF_1000, 1, false));
+    }
+
+    #[test]
+    fn a_flush_keeps_global_pages_when_asked() {
+        let mut tlb = Tlb::default();
+        tlb.fill(View::Supervisor, 0x1000, 0x5000, 0x9000, true, true);
+        tlb.fill(View::Supervisor, 0x2000, 0x5000, 0xA000, true, false);
+        tlb.flush(true);
+        assert!(hit(&tlb, View::Supervisor, 0x1000, 1, true));
+        assert!(!hit(&tlb, View::Supervisor, 0x2000, 1, true));
+        tlb.protect(0x9000);
+        assert!(!hit(&tlb, View::Supervisor, 0x1000, 1, true));
+        assert!(hit(&tlb, View::Supervisor, 0x1000, 1, false));
+        tlb.flush(false);
+        assert!(!hit(&tlb, View::Supervisor, 0x1000, 1, false));
+    }
+}
