@@ -62,6 +62,12 @@ pub trait Vm: Send + Sync {
     /// Makes a signal on `eventfd` deliver `msi` without a system call by anybody. `Ok(false)`: not supported
     /// here, use [`Interrupts::signal_msi`].
     fn register_irqfd(&self, eventfd: RawFd, msi: crate::Msi) -> Result<bool, Error>;
+
+    /// Ends what [`Vm::register_irqfd`] began, so that a masked MSI-X vector stays silent. Registering an eventfd
+    /// again changes its message. Nothing happens for an eventfd that is not registered.
+    fn unregister_irqfd(&self, _eventfd: RawFd) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// A place on one of the two buses.
