@@ -1,7 +1,8 @@
 use crate::{Action, Device};
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Who carries out what a device's write asks for. Called on the writing vCPU's thread: must not block.
 pub trait ActionSink: Send + Sync {
@@ -109,7 +110,7 @@ impl Buses {
 
     /// Takes everything off both buses.
     pub fn clear(&self) {
-        let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.changes.lock();
         self.ports.store(Arc::default());
         self.mmio.store(Arc::default());
     }
@@ -134,7 +135,7 @@ impl Buses {
         if first > last {
             return Err(BusError::Empty(device.name().to_owned()));
         }
-        let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.changes.lock();
         let mut table = Vec::clone(&bus.load());
         let index = table.partition_point(|entry| entry.last < first);
         if let Some(other) = table.get(index).filter(|other| other.first <= last) {
@@ -154,7 +155,7 @@ impl Buses {
     }
 
     fn remove(&self, bus: &ArcSwap<Table>, first: u64) -> bool {
-        let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.changes.lock();
         let mut table = Vec::clone(&bus.load());
         let Ok(index) = table.binary_search_by_key(&first, |entry| entry.first) else { return false };
         table.remove(index);
@@ -272,7 +273,7 @@ mod tests {
             }
         }
         fn write(&self, offset: u64, data: &[u8]) -> Action {
-            self.log.lock().unwrap().push((offset, data.to_vec()));
+            self.log.lock().push((offset, data.to_vec()));
             if data[0] == 0xEE { Action::Exit(7) } else { Action::None }
         }
     }
@@ -309,7 +310,7 @@ mod tests {
         buses.insert_port(0x12..=0x12, Ramp::new("one", 1, 4)).unwrap();
         assert_eq!(buses.pio_read(0x10, 4), 0xFF00_0100);
         buses.pio_write(0x10, 4, 0x4433_2211);
-        assert_eq!(*bytes.log.lock().unwrap(), [(0, vec![0x11]), (1, vec![0x22])]);
+        assert_eq!(*bytes.log.lock(), [(0, vec![0x11]), (1, vec![0x22])]);
     }
 
     #[test]
@@ -322,7 +323,7 @@ mod tests {
         assert_eq!(data, [0xFF, 0xFF, 4, 5, 6, 7, 0xFF, 0xFF]);
         buses.mmio_write(0x1004, &[1, 2]);
         buses.mmio_write(0x1004, &[1, 2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(*words.log.lock().unwrap(), [(4, vec![1, 2, 3, 4]), (8, vec![5, 6, 7, 8])]);
+        assert_eq!(*words.log.lock(), [(4, vec![1, 2, 3, 4]), (8, vec![5, 6, 7, 8])]);
     }
 
     #[test]
@@ -330,7 +331,7 @@ mod tests {
         struct Sink(Mutex<Vec<Action>>);
         impl ActionSink for Sink {
             fn act(&self, action: Action) {
-                self.0.lock().unwrap().push(action);
+                self.0.lock().push(action);
             }
         }
         let buses = Buses::new();
@@ -340,6 +341,6 @@ mod tests {
         buses.insert_port(0xF4..=0xF4, Ramp::new("exit", 1, 4)).unwrap();
         buses.pio_write(0xF4, 1, 0);
         buses.pio_write(0xF4, 1, 0xEE);
-        assert_eq!(*sink.0.lock().unwrap(), [Action::Exit(7)]);
+        assert_eq!(*sink.0.lock(), [Action::Exit(7)]);
     }
 }

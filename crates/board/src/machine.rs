@@ -1,7 +1,8 @@
 use crate::vcpu_thread::{OnEvent, VcpuThread};
 use crate::{Action, ActionSink, Buses};
 use hv::{GuestMemory, InternalError, Interrupts, LocalApic, Vcpu, Vm};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// How a machine's run ended.
@@ -226,11 +227,11 @@ impl Machine {
             if let State::Ended(event) = &*state {
                 return Some(event.clone());
             }
-            state = match deadline {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            match deadline {
+                None => self.changed.wait(&mut state),
+                Some(deadline) if Instant::now() >= deadline => return None,
                 Some(deadline) => {
-                    let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
-                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                    self.changed.wait_until(&mut state, deadline);
                 }
             }
         }
@@ -294,11 +295,11 @@ impl Machine {
 
     /// A leaf but for the threads' controls.
     fn lock_vcpus(&self) -> MutexGuard<'_, Vec<Arc<VcpuThread>>> {
-        self.vcpus.lock().unwrap_or_else(PoisonError::into_inner)
+        self.vcpus.lock()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

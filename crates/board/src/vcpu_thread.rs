@@ -1,9 +1,10 @@
 use crate::machine::{Event, MachineError};
 use hv::{Exit, Kick, LocalApic, Vcpu, Vm};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::{JoinHandle, ThreadId};
 
 /// Something to do with a vCPU between two runs.
@@ -43,11 +44,7 @@ struct Control {
 
 impl Shared {
     fn control(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait<'a>(&self, control: MutexGuard<'a, Control>) -> MutexGuard<'a, Control> {
-        self.changed.wait(control).unwrap_or_else(PoisonError::into_inner)
+        self.control.lock()
     }
 }
 
@@ -111,7 +108,7 @@ impl VcpuThread {
     pub(crate) fn wait_parked(&self) {
         let mut control = self.shared.control();
         while !control.parked && !control.run {
-            control = self.shared.wait(control);
+            self.shared.changed.wait(&mut control);
         }
     }
 
@@ -147,7 +144,7 @@ impl VcpuThread {
         if self.is_current() {
             return;
         }
-        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let handle = self.handle.lock().take();
         if let Some(handle) = handle {
             // A panic of the thread was reported as an event already.
             let _ = handle.join();
@@ -183,7 +180,7 @@ fn between_runs(vcpu: &mut dyn Vcpu, shared: &Shared) -> bool {
         } else {
             control.parked = true;
             shared.changed.notify_all();
-            control = shared.wait(control);
+            shared.changed.wait(&mut control);
         }
     }
 }
