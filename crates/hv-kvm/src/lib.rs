@@ -1,1 +1,13 @@
-//! .
+//! The `/dev/kvm` accelerator.
+mod cpuid;
+mod ioctls;
+mod kick;
+mod msrs;
+mod probe;
+mod state;
+mod validity;
+mod vcpu;
+mod vm;
+
+pub use probe::{Figures, Probe, Reason, Verdict, probe};
+pub use vm::KvmVm;
