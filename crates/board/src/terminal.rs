@@ -170,6 +170,11 @@ impl Terminal {
         self.changed.notify_all();
     }
 
+    /// True after [`Terminal::close`].
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
     /// Why output is no longer copied to the file descriptor, if it is not.
     pub fn copy_error(&self) -> Option<String> {
         self.state().copy_error.clone()

@@ -1,1 +1,29 @@
-//! The Python module `wirt._core`.
+//! The Python module `wirt._core`: the machine's Rust parts as thin classes. `python/wirt/_core.pyi` describes them.
+//!
+//! Blocking calls let other Python threads run and notice Ctrl-C. vCPU and I/O threads take the interpreter's lock
+//! only to call a device written in Python.
+#![allow(missing_docs)] // The stubs document the classes for those who see them.
+
+mod accelerator;
+mod device;
+mod errors;
+mod machine;
+mod memory;
+mod registers;
+mod terminal;
+mod waiting;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<accelerator::ProbeResult>()?;
+    module.add_class::<device::Action>()?;
+    module.add_class::<machine::Event>()?;
+    module.add_class::<machine::IrqLine>()?;
+    module.add_class::<machine::Machine>()?;
+    module.add_class::<memory::GuestMemory>()?;
+    module.add_class::<terminal::Terminal>()?;
+    module.add("CoreError", module.py().get_type::<errors::CoreError>())?;
+    module.add_function(wrap_pyfunction!(accelerator::probe, module)?)
+}

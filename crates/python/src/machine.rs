@@ -1,0 +1,228 @@
+use crate::accelerator;
+use crate::device::PyDevice;
+use crate::errors::core_error;
+use crate::memory::GuestMemory;
+use crate::registers::{Changes, to_python};
+use crate::terminal::Terminal;
+use crate::waiting::{interruptible, timeout};
+use board::{Buses, IrqLines, Uart};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::sync::Arc;
+
+/// One machine on one accelerator.
+#[pyclass(frozen, module = "wirt._core")]
+pub struct Machine {
+    machine: Arc<board::Machine>,
+    lines: IrqLines,
+}
+
+#[pymethods]
+impl Machine {
+    #[new]
+    fn new(py: Python<'_>, memory: &GuestMemory, cpus: u32, accelerator: &str) -> PyResult<Self> {
+        let memory = memory.memory.clone();
+        py.detach(|| {
+            let buses = Arc::new(Buses::new());
+            let vm = accelerator::create(accelerator, memory.clone(), buses.clone(), cpus).map_err(core_error)?;
+            let interrupts = vm.interrupts().ok_or_else(|| core_error("no interrupt controllers"))?;
+            let machine = board::Machine::new(memory, buses, vm);
+            for _ in 0..cpus {
+                machine.add_vcpu(None).map_err(core_error)?;
+            }
+            Ok(Machine { machine, lines: IrqLines::new(interrupts) })
+        })
+    }
+
+    #[getter]
+    fn accelerator(&self) -> &'static str {
+        self.machine.vm().accelerator()
+    }
+
+    #[getter]
+    fn cpus(&self) -> u32 {
+        self.machine.cpus()
+    }
+
+    #[getter]
+    fn state(&self) -> &'static str {
+        self.machine.state_name()
+    }
+
+    fn add_uart(&self, name: &str, port: u16, irq: u32, terminal: &Terminal) -> PyResult<()> {
+        let last = port.checked_add(7).ok_or_else(|| PyValueError::new_err("the port is too high"))?;
+        let line = self.lines.line(irq).map_err(core_error)?;
+        let uart = Uart::new(name, line, terminal.terminal.clone());
+        self.machine.buses().insert_port(port..=last, uart).map_err(core_error)
+    }
+
+    fn add_port_device(
+        &self,
+        device: Bound<'_, PyAny>,
+        name: String,
+        first: u16,
+        last: u16,
+        sizes: (u8, u8),
+    ) -> PyResult<()> {
+        let device = Arc::new(PyDevice::new(device, name, sizes)?);
+        self.machine.buses().insert_port(first..=last, device).map_err(core_error)
+    }
+
+    fn add_mmio_device(
+        &self,
+        device: Bound<'_, PyAny>,
+        name: String,
+        first: u64,
+        last: u64,
+        sizes: (u8, u8),
+    ) -> PyResult<()> {
+        let device = Arc::new(PyDevice::new(device, name, sizes)?);
+        self.machine.buses().insert_mmio(first..=last, device).map_err(core_error)
+    }
+
+    fn irq_line(&self, gsi: u32) -> PyResult<IrqLine> {
+        Ok(IrqLine { line: self.lines.line(gsi).map_err(core_error)? })
+    }
+
+    fn bus_map(&self) -> Vec<(&'static str, u64, u64, String)> {
+        self.machine.buses().map()
+    }
+
+    fn start(&self) -> PyResult<()> {
+        self.machine.start().map_err(core_error)
+    }
+
+    fn pause(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.machine.pause()).map_err(core_error)
+    }
+
+    fn resume(&self) -> PyResult<()> {
+        self.machine.resume().map_err(core_error)
+    }
+
+    fn kill(&self) {
+        self.machine.kill();
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.machine.close());
+    }
+
+    #[pyo3(signature = (timeout = None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Event>> {
+        let timeout = self::timeout(timeout)?;
+        Ok(interruptible(py, timeout, |slice| self.machine.wait(Some(slice)))?.map(|event| Event { event }))
+    }
+
+    fn registers<'py>(&self, py: Python<'py>, cpu: u32) -> PyResult<Bound<'py, PyDict>> {
+        let state = py.detach(|| self.machine.with_vcpu(cpu, |vcpu| vcpu.state())).map_err(core_error)?;
+        to_python(py, &state.map_err(core_error)?)
+    }
+
+    fn set_registers(&self, py: Python<'_>, cpu: u32, values: &Bound<'_, PyDict>) -> PyResult<()> {
+        let changes = Changes::from_python(values)?;
+        let outcome = py.detach(|| {
+            self.machine.with_vcpu(cpu, move |vcpu| {
+                let mut state = vcpu.state()?;
+                changes.apply(&mut state);
+                vcpu.set_state(&state)
+            })
+        });
+        outcome.map_err(core_error)?.map_err(core_error)
+    }
+
+    fn translate(&self, py: Python<'_>, cpu: u32, linear: u64) -> PyResult<Option<u64>> {
+        py.detach(|| self.machine.with_vcpu(cpu, move |vcpu| vcpu.translate(linear))).map_err(core_error)
+    }
+
+    fn statistics<'py>(&self, py: Python<'py>, cpu: u32) -> PyResult<Bound<'py, PyDict>> {
+        let counters = py.detach(|| self.machine.with_vcpu(cpu, |vcpu| vcpu.statistics())).map_err(core_error)?;
+        let result = PyDict::new(py);
+        for (name, value) in counters {
+            result.set_item(name, value)?;
+        }
+        Ok(result)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // A vCPU thread may wait for the interpreter's lock, which this thread holds.
+        Python::try_attach(|py| py.detach(|| self.machine.close()));
+    }
+}
+
+/// How a machine's run ended.
+#[pyclass(frozen, module = "wirt._core")]
+pub struct Event {
+    event: Arc<board::Event>,
+}
+
+#[pymethods]
+impl Event {
+    #[getter]
+    fn kind(&self) -> &'static str {
+        match *self.event {
+            board::Event::Shutdown => "shutdown",
+            board::Event::Reset => "reset",
+            board::Event::Exit(_) => "exit",
+            board::Event::TripleFault { .. } => "triple-fault",
+            board::Event::Halted { .. } => "halted",
+            board::Event::InternalError { .. } => "internal-error",
+            board::Event::Killed => "killed",
+        }
+    }
+
+    #[getter]
+    fn status(&self) -> Option<u8> {
+        if let board::Event::Exit(status) = *self.event { Some(status) } else { None }
+    }
+
+    #[getter]
+    fn vcpu(&self) -> Option<u32> {
+        match *self.event {
+            board::Event::TripleFault { vcpu }
+            | board::Event::Halted { vcpu }
+            | board::Event::InternalError { vcpu, .. } => Some(vcpu),
+            _ => None,
+        }
+    }
+
+    #[getter]
+    fn message(&self) -> Option<&str> {
+        if let board::Event::InternalError { error, .. } = &*self.event { Some(&error.what) } else { None }
+    }
+
+    #[getter]
+    fn instruction(&self) -> Option<&[u8]> {
+        if let board::Event::InternalError { error, .. } = &*self.event { Some(&error.instruction) } else { None }
+    }
+
+    #[getter]
+    fn registers<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        match &*self.event {
+            board::Event::InternalError { error, .. } => {
+                error.state.as_ref().map(|state| to_python(py, state)).transpose()
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// A Python device's connection to an interrupt line.
+#[pyclass(frozen, module = "wirt._core")]
+pub struct IrqLine {
+    line: board::IrqLine,
+}
+
+#[pymethods]
+impl IrqLine {
+    fn set(&self, py: Python<'_>, high: bool) {
+        py.detach(|| self.line.set(high));
+    }
+
+    fn pulse(&self, py: Python<'_>) {
+        py.detach(|| self.line.pulse());
+    }
+}

@@ -1,0 +1,49 @@
+use crate::errors::core_error;
+use hv::Region;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+/// Guest RAM and ROM by guest-physical address.
+#[pyclass(frozen, module = "wirt._core")]
+pub struct GuestMemory {
+    pub memory: Arc<hv::GuestMemory>,
+}
+
+#[pymethods]
+impl GuestMemory {
+    #[new]
+    fn new(regions: Vec<(u64, u64, u64, bool)>) -> PyResult<Self> {
+        let region = |(address, size, offset, readonly)| Region { address, size, offset, readonly };
+        let regions: Vec<Region> = regions.into_iter().map(region).collect();
+        Ok(GuestMemory { memory: Arc::new(hv::GuestMemory::new(&regions).map_err(core_error)?) })
+    }
+
+    #[getter]
+    fn size(&self) -> u64 {
+        self.memory.regions().iter().map(|region| region.size).sum()
+    }
+
+    #[getter]
+    fn regions(&self) -> Vec<(u64, u64, u64, bool)> {
+        let row = |region: &Region| (region.address, region.size, region.offset, region.readonly);
+        self.memory.regions().iter().map(row).collect()
+    }
+
+    fn fileno(&self) -> i32 {
+        self.memory.file().as_raw_fd()
+    }
+
+    fn read<'py>(&self, py: Python<'py>, gpa: u64, size: usize) -> PyResult<Bound<'py, PyBytes>> {
+        if size as u64 > self.memory.size() {
+            return Err(PyValueError::new_err(format!("the guest does not have {size} bytes of memory")));
+        }
+        PyBytes::new_with(py, size, |data| self.memory.read(gpa, data).map_err(core_error))
+    }
+
+    fn write(&self, py: Python<'_>, gpa: u64, data: &[u8]) -> PyResult<()> {
+        py.detach(|| self.memory.write(gpa, data)).map_err(core_error)
+    }
+}
