@@ -404,7 +404,7 @@ def _link(index: int) -> bytes:
         aml.method(
             "_CRS",
             0,
-            aml.store(aml.and_(register, aml.integer(0x0F)), aml.name_string("IRQN")),
+            aml.and_(register, aml.integer(0x0F), aml.name_string("IRQN")),
             aml.return_(aml.name_string("RES")),
             serialized=True,
         ),

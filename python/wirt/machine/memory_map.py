@@ -14,6 +14,7 @@ from typing import Final, Protocol
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
+TIB: Final = 1 << 40
 PAGE_SIZE: Final = 4 * KIB
 
 BDA_BASE: Final = 0x400

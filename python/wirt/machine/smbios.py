@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from wirt.machine.memory_map import GIB, KIB, MIB, SMBIOS_BASE, MemoryMap
+from wirt.machine.memory_map import GIB, KIB, MIB, SMBIOS_BASE, TIB, MemoryMap
 
 MAX_STRING: Final = 255
 """Bytes in a string; the specification sets no limit, but readers have small buffers."""
@@ -188,7 +188,7 @@ def _memory(builder: _Builder, layout: MemoryMap) -> None:
         struct.pack(
             "<BBBIHHQ",
             *(1, 3, 3, min(kib, 0x8000_0000), NO_ERROR_INFORMATION, 1),
-            layout.ram_size if kib >= 0x8000_0000 else 0,
+            layout.ram_size if layout.ram_size >= 2 * TIB else 0,
         ),
     )
     mib = -(-layout.ram_size // MIB)

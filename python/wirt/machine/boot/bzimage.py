@@ -25,6 +25,7 @@ from wirt.machine.boot.state import (
 from wirt.machine.memory_map import HIGH_MEMORY_BASE, LOW_RAM_LIMIT, PAGE_SIZE
 
 SECTOR: Final = 512
+PARAGRAPH: Final = 16
 HEADER_START: Final = 0x1F1
 HEADER_SIZE: Final = 0x264
 """Bytes of the file that hold every field up to `init_size`, which protocol 2.12 has."""
@@ -80,11 +81,12 @@ class SetupHeader:
             )
         setup_size = ((header[0x1F1] or 4) + 1) * SECTOR
         (syssize,) = struct.unpack_from("<I", header, 0x1F4)
-        payload_size = syssize * 16
-        if payload_size <= ENTRY64_OFFSET:
+        if syssize * PARAGRAPH <= ENTRY64_OFFSET:
             raise BootError(f"The {image.what} is damaged: its header says that it holds no code.")
-        if setup_size + payload_size > image.size:
-            raise image.truncated(setup_size + payload_size)
+        # The size is counted in paragraphs; the last one may be short (memtest86+ 6.10).
+        if setup_size + (syssize - 1) * PARAGRAPH >= image.size:
+            raise image.truncated(setup_size + syssize * PARAGRAPH)
+        payload_size = min(syssize * PARAGRAPH, image.size - setup_size)
         initrd_addr_max, kernel_alignment = struct.unpack_from("<II", header, 0x22C)
         if kernel_alignment.bit_count() != 1:
             raise BootError(
