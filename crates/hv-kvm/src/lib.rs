@@ -8,6 +8,7 @@ mod state;
 mod validity;
 mod vcpu;
 mod vm;
+mod watchdog;
 
 pub use probe::{Figures, Probe, Reason, Verdict, probe};
 pub use vm::KvmVm;

@@ -5,6 +5,7 @@ use crate::cpuid;
 use crate::ioctls::{self, Assign};
 use crate::probe;
 use crate::vcpu::KvmVcpu;
+use crate::watchdog::Watchdog;
 use hv::{Bus, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Vcpu, Vm};
 use kvm_bindings::{
     CpuId, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
@@ -16,7 +17,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A page of page tables that KVM on old Intel processors needs inside the guest's address space, and behind it the
 /// three pages of a task state segment for the same purpose. Below the local APICs, where no RAM or firmware lies.
@@ -45,6 +46,7 @@ pub struct KvmVm {
     msr_indices: Arc<[u32]>,
     interrupts: Arc<KernelInterrupts>,
     routes: Mutex<Routes>,
+    emulating: bool,
 }
 
 impl KvmVm {
@@ -76,8 +78,15 @@ impl KvmVm {
             cpuid: cpuid::supported(&kvm)?,
             msr_indices: msr_indices(&kvm)?,
             routes: Mutex::new(routes),
+            emulating: emulating(),
         }))
     }
+}
+
+/// Whether this host's KVM emulates, found out once.
+fn emulating() -> bool {
+    static EMULATING: OnceLock<bool> = OnceLock::new();
+    *EMULATING.get_or_init(|| matches!(probe::probe().verdict, probe::Verdict::Emulating))
 }
 
 fn map_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
@@ -145,7 +154,9 @@ impl Vm for KvmVm {
         let tsc_khz = fd.get_tsc_khz().map_err(failed("read the frequency of the time-stamp counter"))?;
         let cpuid = cpuid::of_vcpu(&self.cpuid, id, self.cpus, tsc_khz)?;
         fd.set_cpuid2(&cpuid).map_err(failed("set CPUID"))?;
-        Ok(Box::new(KvmVcpu::new(fd, self.memory.clone(), self.bus.clone(), self.msr_indices.clone())?))
+        let watchdog = self.emulating.then(Watchdog::default);
+        let msr_indices = self.msr_indices.clone();
+        Ok(Box::new(KvmVcpu::new(fd, self.memory.clone(), self.bus.clone(), msr_indices, watchdog)?))
     }
 
     fn register_ioeventfd(&self, address: IoAddress, size: u8, eventfd: RawFd) -> Result<bool, Error> {
