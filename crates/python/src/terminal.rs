@@ -58,12 +58,18 @@ impl Terminal {
         })
     }
 
+    #[pyo3(signature = (timeout = None))]
     fn flush(&self, py: Python<'_>, #[pyo3(from_py_with = seconds)] timeout: Seconds) -> PyResult<bool> {
         Ok(interruptible(py, timeout, |slice| self.terminal.flush(slice).then_some(()))?.is_some())
     }
 
     fn close(&self) {
         self.terminal.close();
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.terminal.is_closed()
     }
 
     #[getter]

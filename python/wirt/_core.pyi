@@ -1,0 +1,189 @@
+# ruff: noqa: PYI021 -- the docstrings of compiled code are here.
+"""The Rust core: guest memory, the machine with its vCPU threads and devices, terminals and the KVM probe.
+
+Integers from Python are checked: OverflowError for those that do not fit. Blocking calls let other threads
+run and notice Ctrl-C within 50 ms.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, TypeAlias, final
+
+class CoreError(Exception):
+    """What the core refused or failed to do, in one sentence without its full stop."""
+
+@final
+class Probe:
+    """What /dev/kvm is worth on this host. `text` says it in a clause.
+
+    The figures of the measurement are None where it did not run: instructions in the measured loop, how many
+    of them KVM emulated (None also before Linux 5.14), nanoseconds for each.
+    """
+
+    @property
+    def verdict(self) -> Literal["hardware", "emulating", "unavailable"]: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def api_version(self) -> int | None: ...
+    @property
+    def instructions(self) -> int | None: ...
+    @property
+    def emulated(self) -> int | None: ...
+    @property
+    def ns_per_instruction(self) -> float | None: ...
+
+def probe() -> Probe:
+    """Measure /dev/kvm. Takes 1 to 5 ms and leaves nothing behind."""
+
+@final
+class GuestMemory:
+    """Guest RAM and ROM in one memfd, by guest-physical address.
+
+    `regions` are (address, size, offset in the memfd, read-only for the guest), page-aligned. Raises
+    CoreError for regions that overlap or make no sense, and when the host refuses.
+    """
+
+    def __init__(self, regions: Sequence[tuple[int, int, int, bool]]) -> None: ...
+    @property
+    def size(self) -> int:
+        """Bytes in all regions."""
+    @property
+    def regions(self) -> list[tuple[int, int, int, bool]]:
+        """The regions, ascending by address."""
+    def fileno(self) -> int:
+        """The memfd's descriptor."""
+    def read(self, gpa: int, size: int) -> bytes:
+        """Return `size` bytes. Raises CoreError when not all are RAM, ValueError when `size` is beyond it."""
+    def write(self, gpa: int, data: bytes) -> None:
+        """Store `data`. Raises CoreError when not all of it falls on RAM."""
+
+@final
+class Terminal:
+    """The far end of a serial line: the last `capacity` bytes of output, and a queue of 64 KiB of input."""
+
+    def __init__(self, capacity: int = 1048576) -> None: ...
+    def copy_to(self, fd: int) -> None:
+        """Copy all output from now on to a duplicate of `fd` too, on a thread; the guest waits for a slow
+        one.
+        """
+    def send(self, data: bytes, timeout: float | None = None) -> int:
+        """Send input; return how many bytes were sent within `timeout` seconds or until the terminal
+        closed.
+        """
+    def read(self, position: int, timeout: float | None = None) -> tuple[bytes, int, bool]:
+        """Wait for output after byte `position`; return it, the position after it, and whether it was the
+        last.
+
+        It begins later than asked when the history is too short, and is empty when the time is up.
+        """
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until the descriptor of `copy_to` has all output; False: the time is up."""
+    def close(self) -> None:
+        """End the terminal: readers get what is left."""
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def copy_error(self) -> str | None:
+        """Why output is no longer copied to the descriptor, if it is not."""
+
+@final
+class Action:
+    """What a device's write asks of its machine."""
+
+    @staticmethod
+    def reset() -> Action:
+        """Reset the machine."""
+    @staticmethod
+    def shutdown() -> Action:
+        """Power the machine off."""
+    @staticmethod
+    def exit(status: int) -> Action:
+        """End the machine with `status`, 0 to 255."""
+
+@final
+class Event:
+    """How a machine's run ended."""
+
+    @property
+    def kind(
+        self,
+    ) -> Literal["shutdown", "reset", "exit", "triple-fault", "halted", "internal-error", "killed"]: ...
+    @property
+    def status(self) -> int | None:
+        """The status of an exit."""
+    @property
+    def vcpu(self) -> int | None:
+        """Which vCPU, for faults and errors."""
+    @property
+    def message(self) -> str | None:
+        """What an internal error was."""
+    @property
+    def instruction(self) -> bytes | None:
+        """At most 15 bytes at the instruction pointer of an internal error."""
+    @property
+    def registers(self) -> dict[str, _Register] | None:
+        """The registers at an internal error, if they could be read."""
+
+_Register: TypeAlias = int | tuple[int, int] | tuple[int, int, int, int]
+
+class _Device(Protocol):
+    def read(self, offset: int, size: int, /) -> int: ...
+    def write(self, offset: int, size: int, value: int, /) -> Action | None: ...
+
+@final
+class IrqLine:
+    """A device's connection to a global system interrupt; several may share it. Dropping it lets the line
+    go.
+    """
+
+    def set(self, high: bool) -> None: ...
+    def pulse(self) -> None: ...
+
+@final
+class Machine:
+    """A machine of `cpus` vCPUs on the accelerator "kvm" or "recompiler", with its interrupt controllers.
+
+    created -> running <-> paused -> ended. An ended machine's vCPUs can be looked at until it is closed. All
+    methods raise CoreError for what the state does not allow.
+    """
+
+    def __init__(self, memory: GuestMemory, cpus: int, accelerator: str) -> None: ...
+    @property
+    def accelerator(self) -> str: ...
+    @property
+    def cpus(self) -> int: ...
+    @property
+    def state(self) -> Literal["created", "running", "paused", "ended"]: ...
+    def add_uart(self, name: str, port: int, irq: int, terminal: Terminal) -> None:
+        """Add a 16550A at 8 ports from `port` on, with interrupt line `irq`."""
+    def add_port_device(
+        self, device: _Device, name: str, first: int, last: int, sizes: tuple[int, int]
+    ) -> None:
+        """Let a Python device answer the ports `first` to `last`; `sizes`: narrowest and widest access."""
+    def add_mmio_device(
+        self, device: _Device, name: str, first: int, last: int, sizes: tuple[int, int]
+    ) -> None:
+        """Let a Python device answer guest-physical addresses `first` to `last`."""
+    def irq_line(self, gsi: int) -> IrqLine:
+        """A connection to global system interrupt `gsi`, 0 to 23."""
+    def bus_map(self) -> list[tuple[str, int, int, str]]:
+        """What answers where: ("port" or "mmio", first, last, device), ascending."""
+    def start(self) -> None: ...
+    def pause(self) -> None:
+        """Stop all vCPUs and return when they stand still."""
+    def resume(self) -> None: ...
+    def kill(self) -> None:
+        """End the machine now. Returns at once."""
+    def close(self) -> None:
+        """End the machine and its threads; let go of its devices."""
+    def wait(self, timeout: float | None = None) -> Event | None:
+        """Wait for the end; None when `timeout` seconds are over."""
+    def registers(self, cpu: int) -> dict[str, _Register]:
+        """The registers of a vCPU by name: integers, segments as (selector, base, limit, access), descriptor
+        tables as (base, limit), and `halted`."""
+    def set_registers(self, cpu: int, values: Mapping[str, _Register]) -> None:
+        """Set some registers. Raises KeyError for a name that is none."""
+    def translate(self, cpu: int, linear: int) -> int | None:
+        """The physical address behind a linear one; None: not mapped."""
+    def statistics(self, cpu: int) -> dict[str, int]:
+        """The accelerator's counters for a vCPU."""

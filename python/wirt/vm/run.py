@@ -1,0 +1,71 @@
+"""One command in a machine of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+
+from wirt.devices.device import Device
+from wirt.errors import Error, WaitTimeout
+from wirt.machine import tiny
+from wirt.vm.frames import FrameReader
+from wirt.vm.shell import CompletedExec
+from wirt.vm.spec import Disk
+from wirt.vm.vm import VM
+
+
+def run(
+    command: str,
+    *,
+    append: str | None = None,
+    memory: str | int = "512M",
+    cpus: int = 1,
+    disks: Sequence[str | os.PathLike[str] | Disk] = (),
+    accel: str = "auto",
+    devices: Sequence[Device] = (),
+    timeout: float | None = None,
+    on_start: Callable[[VM], None] | None = None,
+    on_output: Callable[[bytes], None] | None = None,
+) -> CompletedExec:
+    """Boot the built-in guest, run a shell command in it, and power it off. Takes what `VM` takes.
+
+    `on_start` is told of the machine when it runs; `on_output` gets the command's output as it comes. Raises
+    WaitTimeout when all of it takes longer than `timeout` seconds, and Error when the machine ends before the
+    command does.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    nonce = secrets.token_hex(16)
+    try:
+        initrd = tiny.exec_initrd(tiny.ensure(), command, nonce)
+    except tiny.TinyError as error:
+        raise Error(str(error)) from error
+    frames = FrameReader(nonce)
+    output = bytearray()
+    with VM(
+        "tiny",
+        initrd=initrd,
+        append=append,
+        memory=memory,
+        cpus=cpus,
+        disks=disks,
+        accel=accel,
+        devices=devices,
+        reboot=False,
+    ) as vm:
+        if on_start is not None:
+            on_start(vm)
+        while not vm.console.closed:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            part = frames.feed(vm.console.read(left))
+            output += part
+            if part and on_output is not None:
+                on_output(part)
+            if left == 0.0 and not vm.console.closed:
+                raise WaitTimeout(f"The command {command!r} still runs after {timeout} s.")
+        result = vm.wait()
+    if frames.status is None:
+        tail = vm.console.history()[-200:].decode(errors="replace")
+        raise Error(f"The machine ended before the command did. {result.message} Its last output: {tail!r}")
+    return CompletedExec(command, output.decode(errors="replace"), frames.status)

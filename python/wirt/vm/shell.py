@@ -1,0 +1,75 @@
+"""Commands in the built-in guest, typed at the shell on its console."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from wirt.errors import ClosedError, WaitTimeout
+from wirt.vm.console import Console
+from wirt.vm.frames import FrameReader
+
+PROMPT: Final = rb"tiny:[^\n]*# "
+_PIECE: Final = 512
+"""Characters typed at once: what a line editor and a terminal surely take."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedExec:
+    """A command's output (stdout and stderr in their order) and its exit status, 0 to 255."""
+
+    command: str
+    stdout: str
+    returncode: int
+
+
+class Shell:
+    """The shell on a console. It must be at its prompt, or about to show it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._at_prompt = False
+
+    def run(self, command: str, timeout: float | None) -> CompletedExec:
+        """Run `command` by `sh -c` with no input. Output is decoded as UTF-8, undecodable bytes replaced.
+
+        Raises WaitTimeout or ClosedError.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._at_prompt:
+            self._console.expect(PROMPT, _left(deadline))
+        self._at_prompt = False
+        nonce = secrets.token_hex(16)
+        script = f"/run/exec.{nonce}"
+        encoded = base64.b64encode(command.encode()).decode()
+        for start in range(0, len(encoded), _PIECE):
+            self._type(f"printf %s {encoded[start : start + _PIECE]} >>{script}", deadline)
+        frames = FrameReader(nonce)
+        self._console.send(
+            f"stty raw; printf '\\036@@WIRT-BEGIN %s\\n' {nonce}; base64 -d {script} >{script}.sh; "
+            f"sh {script}.sh </dev/null; "
+            f"printf '\\036@@WIRT-END %s %d\\n' {nonce} $?; stty sane; rm {script} {script}.sh\n",
+            _left(deadline),
+        )
+        output = b""
+        while frames.status is None:
+            data = self._console.read(_left(deadline))
+            if not data and self._console.closed:
+                raise ClosedError(f"The machine ended before the command {command!r} did.")
+            if not data and _left(deadline) == 0:
+                raise WaitTimeout(f"The command {command!r} still runs after {timeout} s.")
+            output += frames.feed(data)
+        self._console.expect(PROMPT, _left(deadline))
+        self._at_prompt = True
+        return CompletedExec(command, output.decode(errors="replace"), frames.status)
+
+    def _type(self, line: str, deadline: float | None) -> None:
+        self._console.send(f"{line}\n", _left(deadline))
+        self._console.expect(PROMPT, _left(deadline))
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

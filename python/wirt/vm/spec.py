@@ -1,0 +1,131 @@
+"""What a virtual machine is made of, checked."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+from uuid import UUID, uuid4
+
+from wirt.devices.device import Device, check_ranges
+from wirt.errors import CapacityError, NotFoundError, UsageError
+from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
+from wirt.vm.sizes import format_size, parse_size
+
+MAX_CPUS: Final = 255
+Guest = Literal["tiny"]
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A raw disk image. Writes reach the file unless `readonly`."""
+
+    path: Path
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A machine, before it exists. `memory` is in bytes."""
+
+    guest: Guest | None
+    kernel: Path | bytes | None
+    initrd: Path | bytes | None
+    append: str | None
+    memory: int
+    cpus: int
+    disks: tuple[Disk, ...]
+    devices: tuple[Device, ...]
+    uuid: UUID
+
+
+def make_spec(
+    *,
+    guest: str | None,
+    kernel: str | os.PathLike[str] | bytes | None,
+    initrd: str | os.PathLike[str] | bytes | None,
+    append: str | None,
+    memory: str | int,
+    cpus: int,
+    disks: Sequence[str | os.PathLike[str] | Disk],
+    devices: Sequence[Device],
+    uuid: UUID | None = None,
+) -> Spec:
+    """Check what a user asked for against sense and this host.
+
+    Raises UsageError, NotFoundError or CapacityError.
+    """
+    if guest is not None and guest != "tiny":
+        raise UsageError(f"There is no built-in guest {guest!r}: use 'tiny', or give a kernel.")
+    if guest is not None and kernel is not None:
+        raise UsageError(f"The guest {guest!r} brings its own kernel: leave one of the two out.")
+    if kernel is None and guest is None and (initrd is not None or append is not None):
+        raise UsageError("An initrd or a command line needs a kernel: give one.")
+    for device in devices:
+        check_ranges(device)
+    return Spec(
+        guest="tiny" if guest is not None else None,
+        kernel=_image("kernel", kernel),
+        initrd=_image("initrd", initrd),
+        append=append,
+        memory=_memory(memory),
+        cpus=_cpus(cpus),
+        disks=tuple(_disk(disk) for disk in disks),
+        devices=tuple(devices),
+        uuid=uuid or uuid4(),
+    )
+
+
+def _memory(wish: str | int) -> int:
+    size = parse_size(wish)
+    if size < MIN_RAM:
+        raise UsageError(f"{format_size(size)} of memory are too little: give the machine at least 1 MiB.")
+    if size % PAGE_SIZE:
+        raise UsageError(f"{format_size(size)} of memory are no multiple of 4 KiB: choose a rounder size.")
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > host:
+        raise CapacityError(
+            f"{format_size(size)} of memory are more than this host has ({host >> 20} MiB): ask for less."
+        )
+    return size
+
+
+def _cpus(wish: int) -> int:
+    if isinstance(wish, bool) or not isinstance(wish, int) or not 1 <= wish <= MAX_CPUS:
+        raise UsageError(f"A machine has 1 to {MAX_CPUS} vCPUs, not {wish!r}.")
+    return wish
+
+
+def _image(role: str, wish: str | os.PathLike[str] | bytes | None) -> Path | bytes | None:
+    if wish is None or isinstance(wish, bytes):
+        return wish
+    path = Path(wish)
+    _check_file(role, path, writable=False)
+    return path
+
+
+def _disk(wish: str | os.PathLike[str] | Disk) -> Disk:
+    disk = wish if isinstance(wish, Disk) else Disk(Path(wish))
+    _check_file("disk", disk.path, writable=not disk.readonly, block_device=True)
+    return disk
+
+
+def _check_file(role: str, path: Path, *, writable: bool, block_device: bool = False) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise NotFoundError(f"The {role} {path} does not exist.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise NotFoundError(f"The {role} {path} cannot be looked at: {reason}.") from None
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"The {role} {path} is a directory: name a file.")
+    if not (stat.S_ISREG(mode) or (block_device and stat.S_ISBLK(mode))):
+        raise UsageError(f"The {role} {path} is not a regular file.")
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"The {role} {path} may not be read by this user: change its permissions.")
+    if writable and not os.access(path, os.W_OK):
+        raise UsageError(f"The {role} {path} may not be written by this user: attach it read-only.")

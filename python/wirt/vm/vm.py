@@ -1,0 +1,264 @@
+"""One virtual machine as a Python object."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from wirt import _core
+from wirt.devices.device import Device
+from wirt.errors import ClosedError, Error, WaitTimeout
+from wirt.machine import boot
+from wirt.machine.pc import Pc, PcConfig, assemble
+from wirt.vm.accelerator import choose
+from wirt.vm.console import HISTORY, Console
+from wirt.vm.memory import Memory
+from wirt.vm.registers import entry_registers
+from wirt.vm.result import Result, result_of
+from wirt.vm.shell import CompletedExec, Shell
+from wirt.vm.spec import Disk, Spec, make_spec
+from wirt.vm.vcpu import Vcpu
+
+KERNEL_CMDLINE: Final = "console=ttyS0"
+TINY_CMDLINE: Final = "console=ttyS0 quiet"
+
+_open_machines: weakref.WeakSet[VM] = weakref.WeakSet()
+
+
+class VM:
+    """A virtual machine in this process.
+
+        with wirt.VM("tiny", memory="256M", cpus=2) as vm:
+            print(vm.exec("uname -a").stdout)
+
+    `guest` is the built-in guest "tiny"; otherwise `kernel` names a bzImage, an ELF with a PVH note or a
+    Multiboot image (or is the bytes of one), with `initrd` and the kernel command line `append` (default:
+    console=ttyS0). With neither, the machine stands at the processor's reset state until registers and
+    memory are set.
+
+    `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `disks` are raw images, as paths or `Disk`;
+    `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides `console`:
+    nowhere, or to a file descriptor. `devices` are attached in order. With `reboot`, a guest's reset starts
+    the machine again from its images; otherwise it ends it.
+
+    Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
+    is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.
+    """
+
+    def __init__(
+        self,
+        guest: str | None = None,
+        *,
+        kernel: str | os.PathLike[str] | bytes | None = None,
+        initrd: str | os.PathLike[str] | bytes | None = None,
+        append: str | None = None,
+        memory: str | int = "512M",
+        cpus: int = 1,
+        disks: Sequence[str | os.PathLike[str] | Disk] = (),
+        accel: str = "auto",
+        serial: int | None = None,
+        devices: Sequence[Device] = (),
+        reboot: bool = True,
+    ) -> None:
+        self.spec: Spec = make_spec(
+            guest=guest,
+            kernel=kernel,
+            initrd=initrd,
+            append=append,
+            memory=memory,
+            cpus=cpus,
+            disks=disks,
+            devices=devices,
+        )
+        chosen = choose(accel)
+        self.accelerator = chosen.name
+        """kvm or recompiler."""
+        self.accelerator_reason = chosen.reason
+        """Why, in a clause."""
+        self._reboot = reboot
+        self._terminal = _core.Terminal(HISTORY)
+        if serial is not None:
+            self._terminal.copy_to(serial)
+        self.console = Console(self._terminal)
+        self.memory = Memory(lambda: self._pc.memory)
+        self.vcpus: tuple[Vcpu, ...] = tuple(Vcpu(lambda: self._pc.machine, index) for index in range(cpus))
+        self._shell = Shell(self.console)
+        # Guards `_pc`, `_result` and `_closing`; the supervisor replaces the machine after a guest's reset.
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._result: Result | None = None
+        self._closing = False
+        self._supervisor: threading.Thread | None = None
+        self._config = self._make_config()
+        self._pc = self._assemble()
+        _open_machines.add(self)
+
+    def start(self) -> None:
+        """Let the guest run. Raises Error unless the machine was just made."""
+        self._call(self._pc.machine.start)
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor.start()
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Wait for the machine's end and return how it came. Raises WaitTimeout after `timeout` seconds."""
+        if self._supervisor is None and self._result is None:
+            raise Error("The machine was not started: there is nothing to wait for.")
+        if not self._ended.wait(timeout):
+            raise WaitTimeout(f"The machine still runs after {timeout} s.")
+        assert self._result is not None
+        return self._result
+
+    def kill(self) -> Result:
+        """Switch the machine off, as when its power fails. Disks keep what was written."""
+        with self._lock:
+            self._closing = True
+            self._pc.machine.kill()
+        if self._supervisor is None:
+            self._finish(Result("killed", 1, "The machine was switched off."))
+        return self.wait()
+
+    def pause(self) -> None:
+        """Stop all vCPUs and return when they stand still. Raises Error unless the machine runs or is
+        paused.
+        """
+        self._call(self._pc.machine.pause)
+
+    def resume(self) -> None:
+        """Let a paused machine run on."""
+        self._call(self._pc.machine.resume)
+
+    @property
+    def state(self) -> str:
+        """created, running, paused or ended."""
+        return self._pc.machine.state
+
+    @property
+    def result(self) -> Result | None:
+        """How the machine ended, or None."""
+        return self._result
+
+    def exec(self, command: str, timeout: float | None = 60.0) -> CompletedExec:
+        """Run a shell command in the built-in guest, at its console's shell, and wait for it.
+
+        Raises WaitTimeout after `timeout` seconds, ClosedError when the machine ends before, and Error when
+        the guest is another one.
+        """
+        if self.spec.guest is None:
+            raise Error("Commands run in the built-in guest only: use the console of this one.")
+        if self._supervisor is None:
+            raise Error("The machine was not started: start it before running a command.")
+        return self._shell.run(command, timeout)
+
+    def bus_map(self) -> list[tuple[str, int, int, str]]:
+        """Which device answers where: (bus, first, last, name), ascending, for the buses `port` and
+        `mmio`.
+        """
+        return self._pc.machine.bus_map()
+
+    def close(self) -> None:
+        """Switch the machine off if it runs, end its threads and free its memory."""
+        self.kill()
+        if self._supervisor is not None and self._supervisor is not threading.current_thread():
+            self._supervisor.join()
+        self._pc.machine.close()
+        self._terminal.close()
+        _open_machines.discard(self)
+
+    def __enter__(self) -> Self:
+        if self.state == "created":
+            self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _make_config(self) -> PcConfig:
+        spec = self.spec
+        kernel, initrd, cmdline = spec.kernel, spec.initrd, spec.append
+        if spec.guest is not None:
+            from wirt.machine import tiny
+
+            try:
+                guest = tiny.ensure()
+            except tiny.TinyError as error:
+                raise Error(str(error)) from error
+            kernel, initrd = guest.kernel, guest.initrd if initrd is None else initrd
+            cmdline = TINY_CMDLINE if cmdline is None else cmdline
+        return PcConfig(
+            accelerator=self.accelerator,
+            memory_size=spec.memory,
+            cpus=spec.cpus,
+            uuid=spec.uuid,
+            kernel=kernel,
+            initrd=initrd,
+            cmdline=KERNEL_CMDLINE if cmdline is None else cmdline,
+            devices=spec.devices,
+        )
+
+    def _assemble(self) -> Pc:
+        try:
+            pc = assemble(self._config, self._terminal)
+            if pc.entry is not None:
+                pc.machine.set_registers(0, entry_registers(pc.entry))
+        except (boot.BootError, ValueError) as error:
+            raise Error(str(error)) from error
+        except _core.CoreError as error:
+            raise Error(f"The machine cannot be made: {error}.") from error
+        return pc
+
+    def _supervise(self) -> None:
+        """Wait for the machine's end; after a guest's reset make it anew."""
+        while True:
+            event = self._pc.machine.wait()
+            assert event is not None
+            if event.kind != "reset" or not self._reboot:
+                break
+            try:
+                if not self._restart():
+                    break
+            except Error as error:
+                self._finish(Result("internal-error", 1, f"The machine cannot be started again. {error}"))
+                return
+        self._finish(result_of(event))
+
+    def _restart(self) -> bool:
+        """Replace the machine by a new one that runs; false when it was switched off meanwhile."""
+        self._pc.machine.close()
+        for device in self.spec.devices:
+            device.reset()
+        pc = self._assemble()
+        with self._lock:
+            if self._closing:
+                pc.machine.close()
+                return False
+            self._pc = pc
+            pc.machine.start()
+        return True
+
+    def _finish(self, result: Result) -> None:
+        with self._lock:
+            if self._result is None:
+                self._result = result
+        self._terminal.close()
+        self._ended.set()
+
+    def _call(self, method: Callable[[], None]) -> None:
+        try:
+            method()
+        except _core.CoreError as error:
+            kind = ClosedError if self._result is not None else Error
+            raise kind(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+
+
+@atexit.register
+def _close_all() -> None:
+    """End the threads of machines that nobody closed, before the interpreter goes away under them."""
+    for machine in list(_open_machines):
+        machine.close()
