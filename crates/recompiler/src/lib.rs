@@ -6,6 +6,8 @@ pub mod interp;
 pub mod mmu;
 pub mod msr;
 pub mod state;
+#[cfg(test)]
+mod testing;
 pub mod tlb;
 mod vcpu;
 mod vm;

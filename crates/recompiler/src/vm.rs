@@ -139,7 +139,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(cpus: u32, pages: usize) -> Self {
+    pub(crate) fn new(cpus: u32, pages: usize) -> Self {
         let mailboxes = (0..cpus).map(|_| Arc::new(Mailbox::new(pages))).collect();
         Shared { mailboxes, code: Mutex::new(()), split_lock: Mutex::new(()) }
     }
