@@ -3,7 +3,7 @@
 Usage: `make lock`. Runs pip-compile, which has to be installed beside this interpreter; its options may be
 added (`--upgrade`).
 
-The files hold names, versions and hashes only; where the packages come from is the matter of each machine's pip.
+The files hold names, versions and hashes only; where packages come from is the matter of each machine's pip.
 """
 
 import subprocess
@@ -38,7 +38,16 @@ def group(project: dict[str, Any], name: str) -> list[str]:
 
 def lock(target: Path, requirements: list[str], *options: str) -> None:
     """Resolve `requirements` into `target`, keeping the pins it already holds unless told to upgrade."""
-    command = [sys.executable, "-m", "piptools", "compile", *OPTIONS, *options, f"--output-file={target}", "-"]
+    command = [
+        sys.executable,
+        "-m",
+        "piptools",
+        "compile",
+        *OPTIONS,
+        *options,
+        f"--output-file={target}",
+        "-",
+    ]
     subprocess.run(command, cwd=ROOT, input="\n".join(requirements), text=True, check=True)
 
 
