@@ -1,27 +1,40 @@
 //! The PC board: buses, interrupt controllers, timers and the small devices every PC has.
 
 mod buses;
+mod chipset;
 mod device;
 mod host_bridge;
+mod ioapic;
+mod irqchip;
 mod isa_bridge;
+mod lapic;
 mod line;
 mod machine;
 mod msix;
 pub mod pci;
+mod pic;
+mod pit;
 mod power_management;
 mod state;
 mod terminal;
+mod timer;
 mod uart;
 mod vcpu_thread;
 
 pub use buses::{ActionSink, BusError, Buses};
+pub use chipset::Chipset;
 pub use device::{AccessSizes, Action, Device};
 pub use host_bridge::HostBridge;
 pub use isa_bridge::IsaBridge;
+pub use ioapic::{IOAPIC_ADDRESS, IOAPIC_PINS};
+pub use irqchip::{Irqchip, MAX_CPUS, Placed};
+pub use lapic::{LAPIC_ADDRESS, LAPIC_TIMER_HZ};
 pub use line::{GSI_COUNT, IrqLine, IrqLines};
 pub use machine::{Event, Machine, MachineError};
 pub use msix::Msix;
 pub use power_management::{PM_BASE, PowerManagement};
+pub use pit::PIT_HZ;
 pub use state::{StateReader, StateWriter};
 pub use terminal::{Output, Terminal, TerminalDevice};
+pub use timer::{Timer, Timers};
 pub use uart::Uart;
