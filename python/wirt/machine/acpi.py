@@ -110,11 +110,10 @@ class PlacedAcpi:
 
 @dataclass(frozen=True, slots=True)
 class AcpiTables:
-    """The RSDP and all other tables, relative to each other. `offsets` gives each table's place by its
-    signature.
+    """The RSDP and all other tables, relative to each other.
 
-    The tables blob needs an alignment of 64 bytes, the RSDP of 16. Checksum bytes are 0 until everything is
-    patched.
+    `offsets` gives each table's place in the blob by its signature. The tables blob needs an alignment of
+    64 bytes, the RSDP of 16. Checksum bytes are 0 until everything is patched.
     """
 
     rsdp: bytes

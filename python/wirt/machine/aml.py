@@ -23,9 +23,7 @@ ARG0: Final = b"\x68"
 
 
 def pkg_length(content: int) -> bytes:
-    """PkgLength for a package whose content has `content` bytes: the length counts its own bytes. Section
-    20.2.4.
-    """
+    """PkgLength, which counts its own bytes, before `content` bytes. Section 20.2.4."""
     if content + 1 < 1 << 6:
         return bytes([content + 1])
     for extra in (1, 2, 3):

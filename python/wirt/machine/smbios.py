@@ -179,9 +179,7 @@ def _processor(builder: _Builder, config: SmbiosConfig, socket: int) -> None:
 
 
 def _memory(builder: _Builder, layout: MemoryMap) -> None:
-    """Types 16, 17 and 19, sections 7.17, 7.18 and 7.20: one array with one module, and the addresses it
-    answers.
-    """
+    """Types 16, 17 and 19, sections 7.17, 7.18 and 7.20: an array of one module, and its addresses."""
     kib = layout.ram_size // KIB
     array = builder.add(
         16,

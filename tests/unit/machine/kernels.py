@@ -47,6 +47,8 @@ class Segment:
     memory_size: int | None = None
     file_size: int | None = None
     offset: int | None = None
+    vaddr: int | None = None
+    """The physical address unless given."""
 
 
 def elf(
@@ -61,14 +63,11 @@ def elf(
         offset = at + len(body) if s.offset is None else s.offset
         file_size = len(s.data) if s.file_size is None else s.file_size
         memory_size = file_size if s.memory_size is None else s.memory_size
+        vaddr = s.paddr if s.vaddr is None else s.vaddr
         if wide:
-            table += struct.pack(
-                "<IIQQQQQQ", s.type, 7, offset, s.paddr, s.paddr, file_size, memory_size, 4096
-            )
+            table += struct.pack("<IIQQQQQQ", s.type, 7, offset, vaddr, s.paddr, file_size, memory_size, 4096)
         else:
-            table += struct.pack(
-                "<IIIIIIII", s.type, offset, s.paddr, s.paddr, file_size, memory_size, 7, 4096
-            )
+            table += struct.pack("<IIIIIIII", s.type, offset, vaddr, s.paddr, file_size, memory_size, 7, 4096)
         body += s.data
     ident = b"\x7fELF" + bytes([2 if wide else 1, 1, 1]) + bytes(9)
     sizes = (header_size, entry_size, len(segments), 0, 0, 0)

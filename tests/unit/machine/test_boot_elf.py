@@ -80,11 +80,11 @@ def test_bss_is_cleared_over_what_ram_held_before() -> None:
         ),
         (
             kernels.elf([PVH_NOTE, Segment(1, PAYLOAD, 0x10_0000), Segment(1, PAYLOAD, (1 << 64) - 1)]),
-            "no machine has RAM",
+            "no RAM in any machine",
         ),
         (
             kernels.elf([PVH_NOTE, Segment(1, PAYLOAD, 0x10_0000), Segment(1, PAYLOAD, 0xA_0000)]),
-            "no machine has RAM",
+            "no RAM in any machine",
         ),
         (kernels.elf([Segment(4, b"", file_size=1 << 40)]), "its notes have"),
         (kernels.elf([Segment(4, PVH_NOTE.data[:-2])]), "PVH note is cut off"),

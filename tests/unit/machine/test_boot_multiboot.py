@@ -61,6 +61,13 @@ def test_without_initrd_there_are_no_modules() -> None:
     assert not flags & 1 << 3
 
 
+def test_virtual_entry_of_a_higher_half_kernel_becomes_physical() -> None:
+    code = kernels.multiboot_header() + kernels.PAYLOAD
+    segment = kernels.Segment(1, code, paddr=0x10_0000, vaddr=0xC010_0000)
+    _, state = load(kernels.elf([segment], bits=32, entry=0xC010_000C, machine=3))
+    assert state.rip == 0x10_000C
+
+
 def test_addresses_in_the_header_override_the_file_format() -> None:
     memory = SparseRam(memory_map(64 * MIB))
     memory.fill(0x10_0000, 0x3000, 0xAA)
@@ -97,7 +104,7 @@ def test_kernel_over_all_base_memory_pushes_boot_data_up() -> None:
         (kernels.multiboot_flat(load_end_addr=0x0F_F000), "contradict each other"),
         (kernels.multiboot_flat(entry_addr=0x20_0000), "contradict each other"),
         (kernels.multiboot_flat(load_end_addr=0x10_0801), "truncated"),
-        (kernels.multiboot_flat(bss_end_addr=0xFFFF_FFFF), "no machine has RAM"),
+        (kernels.multiboot_flat(bss_end_addr=0xFFFF_FFFF), "no RAM in any machine"),
     ],
 )
 def test_bad_headers_are_refused_with_a_reason(kernel: bytes, message: str) -> None:

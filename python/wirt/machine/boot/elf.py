@@ -105,6 +105,13 @@ class Elf:
             placement.copy(segment.paddr, image, segment.offset, segment.file_size)
             placement.zero(segment.paddr + segment.file_size, segment.memory_size - segment.file_size)
 
+    def physical_entry(self) -> int:
+        """The entry point as a physical address: kernels are linked for virtual ones."""
+        for header in self.headers:
+            if header.type == PT_LOAD and header.vaddr <= self.entry < header.vaddr + header.memory_size:
+                return self.entry - header.vaddr + header.paddr
+        return self.entry
+
     def check_entry(self, image: Image, entry: int) -> None:
         """Raise BootError unless physical address `entry` lies in a loaded segment, below 4 GiB."""
         inside = any(h.type == PT_LOAD and h.paddr <= entry < h.paddr + h.memory_size for h in self.headers)
@@ -128,9 +135,7 @@ def recognises(image: Image) -> bool:
 
 
 def pvh_entry(image: Image, elf: Elf) -> int | None:
-    """The physical entry address of the note XEN_ELFNOTE_PHYS32_ENTRY, or None where there is no such
-    note.
-    """
+    """The physical entry address in the note XEN_ELFNOTE_PHYS32_ENTRY, or None without such a note."""
     for header in elf.headers:
         if header.type != PT_NOTE:
             continue
@@ -161,8 +166,9 @@ def load_pvh(
     cmdline: bytes,
     acpi_rsdp: int,
 ) -> EntryState:
-    """Load a kernel for its PVH entry: ebx points to an hvm_start_info. `acpi_rsdp` is the RSDP's address, or
-    0.
+    """Load a kernel for its PVH entry: ebx points to an hvm_start_info.
+
+    `acpi_rsdp` is the RSDP's address, or 0.
     """
     elf.check_entry(image, entry)
     elf.load(placement, image)

@@ -67,8 +67,9 @@ class Image:
 
 @contextmanager
 def open_image(source: bytes | Path, role: str) -> Iterator[Image]:
-    """Open a kernel or initrd (`role`). Raises BootError for what is missing, unreadable, empty or no regular
-    file.
+    """Open a kernel or initrd (`role`).
+
+    Raises BootError for what is missing, unreadable, empty or no regular file.
     """
     if isinstance(source, bytes):
         if not source:

@@ -1,10 +1,10 @@
 """Does an initrd end in the middle? Found before the guest starts: inside, it is a panic without a reason.
 
 An initramfs is any number of parts, each a cpio archive, plain or compressed, with zeros between them. The
-parts are walked by the lengths they state; nothing is unpacked except small gzip parts, which state none.
-What is not recognised (xz, bzip2, LZO, a file system) is taken as it is. Sources: the kernel's
-Documentation/driver-api/early-userspace/buffer-format.rst; RFC 1952; RFC 8878 section 3.1; the LZ4 frame
-format's section on legacy frames.
+parts are walked by the lengths they state; nothing is unpacked except one small gzip part, which states
+none. What follows that, and what is not recognised (xz, bzip2, LZO, a file system), is taken as it is.
+Sources: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst; RFC 1952; RFC 8878 section
+3.1; the LZ4 frame format's section on legacy frames.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from typing import Final
 from wirt.machine.boot.image import CHUNK, BootError, Image
 
 CPIO_HEADER_SIZE: Final = 110
+CPIO_MAX_NAME: Final = 4096
 CPIO_MAGICS: Final = (b"070701", b"070702")
+CPIO_TRAILER: Final = b"TRAILER!!!\0"
 GZIP_MAGIC: Final = b"\x1f\x8b"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 LZ4_LEGACY_MAGIC: Final = b"\x02\x21\x4c\x18"
 LZ4_LEGACY_MAX_BLOCK: Final = (8 << 20) + (8 << 20) // 255 + 16
 
+ZEROS_CHUNK: Final = 16 << 10
 MAX_STEPS: Final = 1 << 16
 """Archive members and compressed blocks looked at; what comes after them is taken as it is."""
 GZIP_MAX_SIZE: Final = 16 << 20
@@ -33,20 +36,21 @@ def check_complete(image: Image) -> None:
     offset: int | None = 0
     steps = MAX_STEPS
     while offset is not None and offset < image.size and steps:
+        steps -= 1
         magic = image.read(offset, min(6, image.size - offset))
         if magic[:1] == b"\0":
             offset = _skip_zeros(image, offset)
         elif magic in CPIO_MAGICS:
-            offset = _cpio_member(image, offset)
+            offset, steps = _cpio_members(image, offset, steps)
         elif magic[:4] == ZSTD_MAGIC:
             offset, steps = _zstd_frame(image, offset, steps)
         elif magic[:4] == LZ4_LEGACY_MAGIC:
             offset, steps = _lz4_blocks(image, offset, steps)
         elif magic[:2] == GZIP_MAGIC:
-            offset = _gzip_member(image, offset)
+            _gzip_member(image, offset)
+            offset = None
         else:
             offset = None
-        steps = max(0, steps - 1)
 
 
 def _incomplete(image: Image) -> BootError:
@@ -63,7 +67,7 @@ def _need(image: Image, offset: int, size: int) -> bytes:
 
 def _skip_zeros(image: Image, offset: int) -> int:
     while offset < image.size:
-        chunk = image.read(offset, min(CHUNK, image.size - offset))
+        chunk = image.read(offset, min(ZEROS_CHUNK, image.size - offset))
         rest = chunk.lstrip(b"\0")
         offset += len(chunk) - len(rest)
         if rest:
@@ -71,19 +75,29 @@ def _skip_zeros(image: Image, offset: int) -> int:
     return offset
 
 
-def _cpio_member(image: Image, offset: int) -> int | None:
-    header = _need(image, offset, CPIO_HEADER_SIZE)
-    try:
-        file_size = int(header[54:62], 16)
-        name_size = int(header[94:102], 16)
-    except ValueError:
-        return None
-    name_end = -(-(offset + CPIO_HEADER_SIZE + name_size) // 4) * 4
-    end = name_end + file_size
-    if end > image.size:
-        raise _incomplete(image)
-    # The padding after the last member may be missing.
-    return min(-(-end // 4) * 4, image.size)
+def _cpio_members(image: Image, start: int, steps: int) -> tuple[int | None, int]:
+    """Walk one archive; members are padded to 4 bytes from its `start`, except that the last may not be."""
+    offset = start
+    while steps and offset < image.size and image.read(offset, min(6, image.size - offset)) in CPIO_MAGICS:
+        steps -= 1
+        header = _need(image, offset, CPIO_HEADER_SIZE)
+        try:
+            file_size = int(header[54:62], 16)
+            name_size = int(header[94:102], 16)
+        except ValueError:
+            return None, steps
+        if file_size < 0 or not 0 < name_size <= CPIO_MAX_NAME:
+            return None, steps
+        name = _need(image, offset + CPIO_HEADER_SIZE, name_size)
+        offset += CPIO_HEADER_SIZE + name_size
+        offset += (start - offset) % 4
+        if file_size and offset + file_size > image.size:
+            raise _incomplete(image)
+        offset += file_size
+        offset += (start - offset) % 4
+        if name == CPIO_TRAILER:
+            break
+    return offset, steps
 
 
 def _zstd_frame(image: Image, offset: int, steps: int) -> tuple[int | None, int]:
@@ -120,21 +134,18 @@ def _lz4_blocks(image: Image, offset: int, steps: int) -> tuple[int | None, int]
     return None, steps
 
 
-def _gzip_member(image: Image, offset: int) -> int | None:
+def _gzip_member(image: Image, offset: int) -> None:
     if image.size - offset > GZIP_MAX_SIZE:
-        return None
+        return
     inflate = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     unpacked = 0
     for chunk in image.chunks(offset, image.size - offset):
-        offset += len(chunk)
-        while chunk and unpacked <= GZIP_MAX_UNPACKED:
+        while chunk:
             try:
                 unpacked += len(inflate.decompress(chunk, CHUNK))
             except zlib.error:
-                return None
-            if inflate.eof:
-                return offset - len(inflate.unused_data)
+                return
+            if inflate.eof or unpacked > GZIP_MAX_UNPACKED:
+                return
             chunk = inflate.unconsumed_tail
-        if unpacked > GZIP_MAX_UNPACKED:
-            return None
     raise _incomplete(image)

@@ -87,9 +87,9 @@ def load(
     if header.addresses:
         entry = _load_by_addresses(placement, image, header.offset, header.addresses)
     elif elf:
-        elf.check_entry(image, elf.entry)
+        entry = elf.physical_entry()
+        elf.check_entry(image, entry)
         elf.load(placement, image)
-        entry = elf.entry
     else:
         raise BootError(f"The {image.what} has a Multiboot header without addresses, but is no ELF file.")
 

@@ -23,12 +23,8 @@ from wirt.machine.memory_map import (
     Range,
 )
 
-MAX_CLAIMS: Final = 256
-"""More pieces than this are refused: claiming is quadratic in their number."""
 BOOT_DATA_END: Final = 0x9_0000
-"""Boot data stays below: Linux borrows pages right under the EBDA while it still runs on the loader's page
-tables.
-"""
+"""Boot data stays below: Linux borrows pages close under the EBDA while it is still on our page tables."""
 _ZEROS: Final = bytes(MIB)
 
 
@@ -47,9 +43,7 @@ class Placement:
         self._claims = [Range(0, PAGE_SIZE)]
 
     def write_bios_data_area(self) -> None:
-        """Tell the guest where base memory ends, as firmware does: the EBDA's segment and the KiB below
-        it.
-        """
+        """Tell the guest where base memory ends, as firmware does."""
         self._memory.write(BDA_BASE + 0x0E, (EBDA_BASE >> 4).to_bytes(2, "little"))
         self._memory.write(BDA_BASE + 0x13, (EBDA_BASE // KIB).to_bytes(2, "little"))
 
@@ -59,7 +53,7 @@ class Placement:
         if not any(usable.contains(gpa, size) for usable in self.layout.usable):
             if gpa < HIGH_MEMORY_BASE or end > LOW_RAM_LIMIT:
                 raise BootError(
-                    f"The {what} wants to be loaded at {gpa:#x} to {end:#x}, where no machine has RAM."
+                    f"The {what} wants to be loaded at {gpa:#x} to {end:#x}, which is no RAM in any machine."
                 )
             raise BootError(
                 f"The {what} needs {format_size(size)} at address {gpa:#x}, which is beyond this machine's "
@@ -67,13 +61,12 @@ class Placement:
             )
         if self._conflicts(gpa, size):
             raise BootError(f"The {what} overlaps another part of what is loaded at {gpa:#x} to {end:#x}.")
-        self._take(gpa, size, what)
+        self._claims.append(Range(gpa, end))
 
     def place(self, size: int, align: int, what: str, *, limit: int = HIGH_RAM_BASE) -> int:
-        """Claim `size` bytes (at least 1) as high as possible with their end at most at `limit`; return the
-        address.
+        """Claim `size` bytes (at least 1) as high as possible below `limit`; return their address.
 
-        `align` is a power of two.
+        The address is a multiple of `align`, a power of two.
         """
         gpa = self._highest(size, align, limit)
         if gpa is None:
@@ -87,17 +80,15 @@ class Placement:
                 f"The {what} of {format_size(size)} does not fit into this machine's "
                 f"{format_size(self.layout.ram_size)} of memory: give it at least {format_size(needed)}."
             )
-        self._take(gpa, size, what)
+        self._claims.append(Range(gpa, gpa + size))
         return gpa
 
     def place_low(self, size: int, align: int, what: str) -> int:
-        """`place` in base memory, where boot data lies by custom, or below 4 GiB when the image occupies
-        that.
-        """
+        """`place` in base memory, by custom, or anywhere below 4 GiB when the image occupies that."""
         gpa = self._highest(size, align, BOOT_DATA_END)
         if gpa is None:
             return self.place(size, align, what)
-        self._take(gpa, size, what)
+        self._claims.append(Range(gpa, gpa + size))
         return gpa
 
     def write(self, gpa: int, data: bytes) -> None:
@@ -121,11 +112,6 @@ class Placement:
     def _check(self, gpa: int, size: int) -> None:
         if not any(taken.contains(gpa, size) for taken in self._claims):
             raise AssertionError(f"unclaimed write of {size} bytes at {gpa:#x}")
-
-    def _take(self, gpa: int, size: int, what: str) -> None:
-        if len(self._claims) >= MAX_CLAIMS:
-            raise BootError(f"The {what} is in too many pieces.")
-        self._claims.append(Range(gpa, gpa + size))
 
     def _conflicts(self, gpa: int, size: int) -> list[Range]:
         wanted = Range(gpa, gpa + size)
