@@ -29,7 +29,7 @@ lint: $(VENV)/dev
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 test-rust: $(VENV)/dev
-	cargo test --workspace --locked --quiet
+	cargo test --workspace --quiet
 
 test-python: $(VENV)/dev $(VENV)/core
 	$(BIN)/pytest
@@ -66,5 +66,5 @@ $(VENV)/dev: requirements-dev.lock $(VENV)/packages
 	@touch $@
 
 $(VENV)/core: $(SOURCES) $(VENV)/packages
-	$(BIN)/maturin develop --release --locked --quiet
+	$(BIN)/maturin develop --release --quiet
 	@touch $@
