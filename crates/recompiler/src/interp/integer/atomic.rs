@@ -147,8 +147,16 @@ pub(super) fn cmpxchg(core: &mut Core, instruction: &Instruction) -> Executed {
     };
     let expected = read_register(core, accumulator);
     let source = load_operand(core, instruction, 1)?;
-    // A failed exchange writes the old value back.
-    let old = modify(core, instruction, |old| (if old == expected { source } else { old }, old))?;
+    let old = if in_memory(instruction, 0) {
+        // A failed exchange writes the old value back.
+        modify(core, instruction, |old| (if old == expected { source } else { old }, old))?
+    } else {
+        let old = load_operand(core, instruction, 0)?;
+        if old == expected {
+            write_register(core, instruction.op0_register(), source);
+        }
+        old
+    };
     if old != expected {
         write_register(core, accumulator, old);
     }

@@ -7,6 +7,8 @@ mod bits;
 mod control;
 mod data;
 pub(crate) mod flags;
+#[cfg(test)]
+mod lockstep;
 mod logic;
 mod muldiv;
 pub(crate) mod operand;
