@@ -25,16 +25,16 @@ pub(crate) fn load_tsc(vcpu: &VcpuFd, value: u64) -> Result<(), Error> {
 }
 
 /// Sets registers. One that already has the value is left alone, as many can be read but not written; one that KVM does
-/// not know may be zero, which is what it reads as.
+/// not know may be zero, which is what it would read as.
 ///
 /// # Errors
 /// [`Error::InvalidState`] naming the first register that KVM does not take.
-pub(crate) fn load(vcpu: &VcpuFd, indices: &[u32], registers: &[(u32, u64)]) -> Result<(), Error> {
-    let known: Vec<u32> = registers.iter().map(|(index, _)| *index).filter(|index| indices.contains(index)).collect();
-    let present = read(vcpu, &known)?;
+pub(crate) fn load(vcpu: &VcpuFd, registers: &[(u32, u64)]) -> Result<(), Error> {
+    let indices: Vec<u32> = registers.iter().map(|(index, _)| *index).collect();
+    let present = read(vcpu, &indices)?;
     for &(index, value) in registers {
-        let settled = present.get(&index).copied().unwrap_or(0) == value || NAMED.contains(&index);
-        if !(settled || known.contains(&index) && write(vcpu, index, value)?) {
+        let settled = present.get(&index).copied().unwrap_or(0) == value;
+        if NAMED.contains(&index) || !(settled || write(vcpu, index, value)?) {
             return Err(refusal(index, value));
         }
     }

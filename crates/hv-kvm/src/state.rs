@@ -62,7 +62,7 @@ pub(crate) fn save(vcpu: &VcpuFd, indices: &[u32]) -> Result<CpuState, Error> {
 /// [`Error::InvalidState`] when no processor can be in this state or KVM refuses it; [`Error::Unavailable`] when this
 /// KVM takes the control registers and loads others, as an emulating one does with 32-bit paging. The vCPU is then
 /// partly loaded and not to be run.
-pub(crate) fn load(vcpu: &VcpuFd, indices: &[u32], state: &CpuState) -> Result<(), Error> {
+pub(crate) fn load(vcpu: &VcpuFd, state: &CpuState) -> Result<(), Error> {
     validity::check(state)?;
     let sregs = to_sregs(state);
     vcpu.set_sregs(&sregs).map_err(refused("the segment and control registers"))?;
@@ -79,12 +79,12 @@ pub(crate) fn load(vcpu: &VcpuFd, indices: &[u32], state: &CpuState) -> Result<(
     // The deadline comes last: it is ignored unless the APIC's timer is in its mode, and the APIC needs the clock.
     let (deadline, others): (Vec<_>, Vec<_>) = state.msrs.iter().partition(|(index, _)| *index == IA32_TSC_DEADLINE);
     msrs::load_tsc(vcpu, state.tsc)?;
-    msrs::load(vcpu, indices, &others)?;
+    msrs::load(vcpu, &others)?;
     if let Some(registers) = &state.apic {
         let apic = kvm_lapic_state { regs: registers.map(|byte| byte as _) };
         vcpu.set_lapic(&apic).map_err(refused("the local APIC"))?;
     }
-    msrs::load(vcpu, indices, &deadline)?;
+    msrs::load(vcpu, &deadline)?;
     vcpu.set_mp_state(to_mp_state(state.mp_state)).map_err(refused("the run state"))?;
     vcpu.set_vcpu_events(&to_events(state)).map_err(refused("the pending events"))
 }

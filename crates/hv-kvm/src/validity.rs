@@ -20,6 +20,9 @@ const RFLAGS_ALWAYS: u64 = 1 << 1;
 /// Highest exception vector; the others are interrupts.
 const LAST_EXCEPTION: u8 = 31;
 
+/// More model-specific registers than any processor has to be saved.
+const MSR_LIMIT: usize = 4096;
+
 /// Refuses a state that no processor can have, with the sentence that says why. Intel SDM volume 3A, sections 2.5 and
 /// 3.4; what KVM refuses by itself is left to it.
 pub(crate) fn check(state: &CpuState) -> Result<(), Error> {
@@ -105,6 +108,8 @@ fn others(state: &CpuState) -> Option<String> {
         Some("an exception and an interrupt are being delivered at once".into())
     } else if state.mp_state == MpState::Uninitialized && state.events != hv::CpuEvents::default() {
         Some("a processor that was never started has events under way".into())
+    } else if state.msrs.len() > MSR_LIMIT {
+        Some(format!("{} model-specific registers are more than any processor has", state.msrs.len()))
     } else if state.msrs.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
         Some("the model-specific registers are not in ascending order".into())
     } else {

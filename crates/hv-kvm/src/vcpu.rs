@@ -238,7 +238,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
-        state::load(&self.fd, &self.msr_indices, state)
+        state::load(&self.fd, state)
     }
 
     fn translate(&mut self, linear: u64) -> Option<u64> {

@@ -11,7 +11,7 @@ use kvm_bindings::{
     CpuId, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
     KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY,
     KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_irqchip,
-    kvm_irq_routing_msi, kvm_msi, kvm_pit_config, kvm_userspace_memory_region,
+    kvm_irq_routing_msi, kvm_irqchip, kvm_msi, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::collections::BTreeMap;
@@ -27,6 +27,10 @@ const RESERVED_END: u64 = TSS + 3 * hv::PAGE_SIZE;
 
 /// Pins of the IOAPIC; the global system interrupts from here on are message-signalled.
 const IOAPIC_PINS: u32 = 24;
+
+/// Memory type ranges: variable, fixed, default. KVM keeps them but does not list them.
+const MTRRS: [std::ops::RangeInclusive<u32>; 5] =
+    [0x200..=0x20F, 0x250..=0x250, 0x258..=0x259, 0x268..=0x26F, 0x2FF..=0x2FF];
 
 /// `map_err` for a failed call.
 pub(crate) fn failed<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Error {
@@ -45,6 +49,7 @@ pub struct KvmVm {
     cpuid: CpuId,
     msr_indices: Arc<[u32]>,
     interrupts: Arc<KernelInterrupts>,
+    power_on: Chips,
     routes: Mutex<Routes>,
     emulating: bool,
 }
@@ -71,6 +76,7 @@ impl KvmVm {
         routes.install(&fd)?;
         Ok(Arc::new(KvmVm {
             interrupts: Arc::new(KernelInterrupts { fd: fd.clone() }),
+            power_on: Chips::save(&fd)?,
             fd,
             memory,
             bus,
@@ -128,6 +134,7 @@ fn msr_indices(kvm: &Kvm) -> Result<Arc<[u32]>, Error> {
     if kvm.check_extension(Cap::TscDeadlineTimer) {
         indices.push(cpuid::IA32_TSC_DEADLINE);
     }
+    indices.extend(MTRRS.into_iter().flatten());
     indices.sort_unstable();
     indices.dedup();
     Ok(indices.into())
@@ -140,6 +147,10 @@ impl Vm for KvmVm {
 
     fn interrupts(&self) -> Option<Arc<dyn Interrupts>> {
         Some(self.interrupts.clone())
+    }
+
+    fn reset_interrupts(&self) -> Result<(), Error> {
+        self.power_on.load(&self.fd)
     }
 
     fn create_vcpu(&self, id: u32, lapic: Option<Arc<dyn LocalApic>>) -> Result<Box<dyn Vcpu>, Error> {
@@ -214,6 +225,31 @@ impl Interrupts for KernelInterrupts {
         };
         // An address that names no local APIC is the guest's mistake; the message is lost, as on a PC.
         let _ = self.fd.signal_msi(message);
+    }
+}
+
+/// The state of the interrupt controllers and the timer that belong to no vCPU.
+struct Chips {
+    /// Both PICs and the IOAPIC.
+    irqchips: [kvm_irqchip; 3],
+    pit: kvm_pit_state2,
+}
+
+impl Chips {
+    fn save(vm: &VmFd) -> Result<Self, Error> {
+        let mut irqchips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC]
+            .map(|chip_id| kvm_irqchip { chip_id, ..Default::default() });
+        for chip in &mut irqchips {
+            vm.get_irqchip(chip).map_err(failed("read an interrupt controller"))?;
+        }
+        Ok(Chips { irqchips, pit: vm.get_pit2().map_err(failed("read the interval timer"))? })
+    }
+
+    fn load(&self, vm: &VmFd) -> Result<(), Error> {
+        for chip in &self.irqchips {
+            vm.set_irqchip(chip).map_err(failed("set an interrupt controller"))?;
+        }
+        vm.set_pit2(&self.pit).map_err(failed("set the interval timer"))
     }
 }
 

@@ -231,3 +231,15 @@ fn a_start_up_ipi_starts_the_second_processor() {
     let cs = second.segments[SegmentRegister::Cs as usize];
     assert_eq!((cs.selector, cs.base, second.rip), (0x700, 0x7000, 4));
 }
+
+#[test]
+fn a_reset_puts_the_controllers_back_to_power_on() {
+    let Some(machine) = machine(1) else { return };
+    // mov al, 0x5a; out 0x21, al; out 0xf4, al; in al, 0x21; out 0xf4, al: the PIC's mask
+    let program = [0xB0, 0x5A, 0xE6, 0x21, 0xE6, 0xF4, 0xE4, 0x21, 0xE6, 0xF4];
+    let mut vcpu = machine.boot(Mode::Real, &program);
+    run_to_end(&mut *vcpu);
+    machine.vm.reset_interrupts().unwrap();
+    run_to_end(&mut *vcpu);
+    assert_eq!(machine.bus.accesses().last(), Some(&Access::PioWrite(EXIT_PORT, 1, 0)));
+}

@@ -131,6 +131,7 @@ fn impossible_and_foreign_states_are_refused_by_one_sentence() {
     };
     assert!(refused(|state| state.cr0 = 0x8000_0000).contains("paging without protection"));
     assert!(refused(|state| state.msrs.push((0xFFFF_0000, 1))).contains("0xffff0000"));
+    assert!(refused(|state| state.msrs.insert(0, (0x10, 5))).contains("0x10"));
     assert!(refused(|state| state.xcr0 = 1 << 62 | 1).contains("XCR0"));
     assert!(refused(|state| state.fpu.area[519] = 0xFF).contains("x87, SSE and AVX"));
     assert!(refused(|state| state.cr4 = 1 << 40).contains("control registers"));
@@ -166,4 +167,22 @@ fn a_machine_refuses_processors_that_it_does_not_have() {
     assert!(error.to_string().contains("there is no number 1"), "{error}");
     let _vcpu = machine.vm.create_vcpu(0, None).unwrap();
     assert!(matches!(machine.vm.create_vcpu(0, None), Err(Error::Os { .. })), "made twice");
+}
+
+#[test]
+fn model_specific_registers_that_the_guest_may_set_are_kept() {
+    let Some(machine) = machine(1) else { return };
+    let mut vcpu = machine.vcpu(0);
+    let mut state = vcpu.state().unwrap();
+    // LSTAR, KERNEL_GS_BASE, SYSENTER_EIP, PAT, and the first variable and the default memory type range.
+    let values = [(0x176, 0x1234), (0x200, 0x8000_0006), (0x277, 0x0007_0106_0007_0106), (0x2FF, 0xC06)];
+    let long = [(0xC000_0082, 0xFFFF_8000_0000_1000), (0xC000_0102, 0xFFFF_8000_0000_2000)];
+    for (index, value) in values.into_iter().chain(long) {
+        match state.msrs.iter_mut().find(|(known, _)| *known == index) {
+            Some(register) => register.1 = value,
+            None => panic!("{index:#x} is not saved"),
+        }
+    }
+    vcpu.set_state(&state).unwrap();
+    assert_eq!(still(vcpu.state().unwrap()).msrs, still(state).msrs);
 }

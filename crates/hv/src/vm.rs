@@ -46,6 +46,13 @@ pub trait Vm: Send + Sync {
     /// to bring them.
     fn interrupts(&self) -> Option<Arc<dyn Interrupts>>;
 
+    /// Puts the accelerator's own interrupt controllers and timer into their state after power-on, as a machine reset
+    /// does; the vCPUs with their local APICs are reset by [`Vcpu::set_state`]. No vCPU may be running. Nothing to do
+    /// where the board brings them.
+    fn reset_interrupts(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Makes vCPU number `id` (0-based, also its APIC ID). `lapic` is its user-space local APIC; it is given exactly
     /// when [`Vm::interrupts`] is `None`.
     ///
