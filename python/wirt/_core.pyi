@@ -164,6 +164,8 @@ class Machine:
         self, device: _Device, name: str, first: int, last: int, sizes: tuple[int, int]
     ) -> None:
         """Let a Python device answer guest-physical addresses `first` to `last`."""
+    def assign_pci_resources(self) -> None:
+        """Do what firmware would: place base address registers, route interrupts, enable decoding."""
     def irq_line(self, gsi: int) -> IrqLine:
         """A connection to global system interrupt `gsi`, 0 to 23."""
     def bus_map(self) -> list[tuple[str, int, int, str]]:

@@ -1,12 +1,14 @@
 use hv::{Bus, GuestMemory, Vm};
 use hv_kvm::{KvmVm, Verdict};
 use pyo3::prelude::*;
+use recompiler::RecompilerVm;
 use std::sync::Arc;
 
 /// Makes the VM of the accelerator of this name.
 pub fn create(name: &str, memory: Arc<GuestMemory>, bus: Arc<dyn Bus>, cpus: u32) -> Result<Arc<dyn Vm>, hv::Error> {
     match name {
         "kvm" => Ok(KvmVm::new(memory, bus, cpus)?),
+        "recompiler" => Ok(RecompilerVm::new(memory, bus, cpus)?),
         _ => Err(hv::Error::Unavailable(format!("there is no accelerator {name}"))),
     }
 }

@@ -5,7 +5,8 @@ use crate::memory::GuestMemory;
 use crate::registers::{Changes, to_python};
 use crate::terminal::Terminal;
 use crate::waiting::{interruptible, timeout};
-use board::{Buses, IrqLines, Uart};
+use board::{Buses, Chipset, Uart};
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -15,7 +16,14 @@ use std::sync::Arc;
 #[pyclass(frozen, module = "wirt._core")]
 pub struct Machine {
     machine: Arc<board::Machine>,
-    lines: IrqLines,
+    /// Let go of at the close: PCI functions hold files and threads.
+    chipset: Mutex<Option<Chipset>>,
+}
+
+impl Machine {
+    fn chipset(&self) -> PyResult<MappedMutexGuard<'_, Chipset>> {
+        MutexGuard::try_map(self.chipset.lock(), Option::as_mut).map_err(|_| core_error(board::MachineError::Closed))
+    }
 }
 
 #[pymethods]
@@ -26,12 +34,12 @@ impl Machine {
         py.detach(|| {
             let buses = Arc::new(Buses::new());
             let vm = accelerator::create(accelerator, memory.clone(), buses.clone(), cpus).map_err(core_error)?;
-            let interrupts = vm.interrupts().ok_or_else(|| core_error("no interrupt controllers"))?;
+            let chipset = Chipset::new(&vm, &buses, cpus).map_err(core_error)?;
             let machine = board::Machine::new(memory, buses, vm);
-            for _ in 0..cpus {
-                machine.add_vcpu(None).map_err(core_error)?;
+            for id in 0..cpus {
+                machine.add_vcpu(chipset.lapic(id)).map_err(core_error)?;
             }
-            Ok(Machine { machine, lines: IrqLines::new(interrupts) })
+            Ok(Machine { machine, chipset: Mutex::new(Some(chipset)) })
         })
     }
 
@@ -52,7 +60,7 @@ impl Machine {
 
     fn add_uart(&self, name: &str, port: u16, irq: u32, terminal: &Terminal) -> PyResult<()> {
         let last = port.checked_add(7).ok_or_else(|| PyValueError::new_err("the port is too high"))?;
-        let line = self.lines.line(irq).map_err(core_error)?;
+        let line = self.chipset()?.lines().line(irq).map_err(core_error)?;
         let uart = Uart::new(name, line, terminal.terminal.clone());
         self.machine.buses().insert_port(port..=last, uart).map_err(core_error)
     }
@@ -81,8 +89,12 @@ impl Machine {
         self.machine.buses().insert_mmio(first..=last, device).map_err(core_error)
     }
 
+    fn assign_pci_resources(&self) -> PyResult<()> {
+        self.chipset()?.pci().assign_resources().map_err(core_error)
+    }
+
     fn irq_line(&self, gsi: u32) -> PyResult<IrqLine> {
-        Ok(IrqLine { line: self.lines.line(gsi).map_err(core_error)? })
+        Ok(IrqLine { line: self.chipset()?.lines().line(gsi).map_err(core_error)? })
     }
 
     fn bus_map(&self) -> Vec<(&'static str, u64, u64, String)> {
@@ -94,10 +106,15 @@ impl Machine {
     }
 
     fn pause(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.machine.pause()).map_err(core_error)
+        py.detach(|| {
+            self.machine.pause().map_err(core_error)?;
+            self.chipset()?.pci().pause();
+            Ok(())
+        })
     }
 
     fn resume(&self) -> PyResult<()> {
+        self.chipset()?.pci().resume();
         self.machine.resume().map_err(core_error)
     }
 
@@ -106,7 +123,11 @@ impl Machine {
     }
 
     fn close(&self, py: Python<'_>) {
-        py.detach(|| self.machine.close());
+        py.detach(|| {
+            self.machine.close();
+            let chipset = self.chipset.lock().take();
+            drop(chipset);
+        });
     }
 
     #[pyo3(signature = (timeout = None))]

@@ -60,6 +60,7 @@ def assemble(config: PcConfig, terminal: _core.Terminal) -> Pc:
             _attach(machine, device)
         entry = None
         if config.kernel is not None:
+            machine.assign_pci_resources()
             rsdp = _place_tables(memory, layout, config)
             entry = boot.load(memory, layout, config.kernel, config.initrd, config.cmdline, rsdp)
     except BaseException:

@@ -1,0 +1,79 @@
+use crate::irqchip::Placed;
+use crate::pci::PciBus;
+use crate::{Buses, HostBridge, IrqLines, Irqchip, IsaBridge, PowerManagement, Timers};
+use hv::{Interrupts, IoAddress, LocalApic, Tsc, Vm};
+use std::sync::Arc;
+
+/// Slot of the PIIX: the ISA bridge and what is on the same chip.
+const PIIX_SLOT: u8 = 1;
+/// Function of the power management registers in it.
+const PIIX_POWER_MANAGEMENT: u8 = 3;
+
+/// The chips of an i440FX/PIIX board: interrupt controllers (the accelerator's, or ours), timers, and PCI with its
+/// bridges.
+pub struct Chipset {
+    irqchip: Option<Arc<Irqchip>>,
+    interrupts: Arc<dyn Interrupts>,
+    lines: IrqLines,
+    timers: Arc<Timers>,
+    pci: Arc<PciBus>,
+}
+
+impl Chipset {
+    /// Puts the chips for `cpus` processors on the buses of a machine.
+    ///
+    /// # Errors
+    /// One sentence when a range is taken, there are too many processors, or the timer thread cannot be started.
+    pub fn new(vm: &Arc<dyn Vm>, buses: &Arc<Buses>, cpus: u32) -> Result<Self, String> {
+        let timers = Timers::new().map_err(|error| format!("cannot start the timer thread: {error}"))?;
+        let (irqchip, interrupts): (_, Arc<dyn Interrupts>) = match vm.interrupts() {
+            Some(interrupts) => (None, interrupts),
+            None => {
+                let irqchip = Irqchip::new(cpus, &timers, Tsc::starting_at(0))?;
+                irqchip.devices().into_iter().try_for_each(|placed| insert(buses, placed))?;
+                (Some(irqchip.clone()), irqchip)
+            }
+        };
+        let lines = IrqLines::new(interrupts.clone());
+        let pci = PciBus::new(buses, interrupts.clone(), &lines).map_err(|error| error.to_string())?;
+        let isa_bridge = IsaBridge::new(pci.pirqs().clone());
+        pci.add(0, 0, Arc::new(HostBridge)).map_err(|error| error.to_string())?;
+        pci.add(PIIX_SLOT, 0, isa_bridge).map_err(|error| error.to_string())?;
+        pci.add(PIIX_SLOT, PIIX_POWER_MANAGEMENT, Arc::new(PowerManagement)).map_err(|error| error.to_string())?;
+        Ok(Chipset { irqchip, interrupts, lines, timers, pci })
+    }
+
+    /// The local APIC for vCPU `id`; `None` where the accelerator has its own.
+    pub fn lapic(&self, id: u32) -> Option<Arc<dyn LocalApic>> {
+        self.irqchip.as_ref()?.lapic(id)
+    }
+
+    /// The interrupt controllers.
+    pub fn interrupts(&self) -> &Arc<dyn Interrupts> {
+        &self.interrupts
+    }
+
+    /// The interrupt lines, for devices.
+    pub fn lines(&self) -> &IrqLines {
+        &self.lines
+    }
+
+    /// The timers, for devices.
+    pub fn timers(&self) -> &Arc<Timers> {
+        &self.timers
+    }
+
+    /// The PCI bus, for devices.
+    pub fn pci(&self) -> &Arc<PciBus> {
+        &self.pci
+    }
+}
+
+fn insert(buses: &Buses, placed: Placed) -> Result<(), String> {
+    let Placed { address, size, device } = placed;
+    let inserted = match address {
+        IoAddress::Port(first) => buses.insert_port(first..=first + (size - 1) as u16, device),
+        IoAddress::Mmio(first) => buses.insert_mmio(first..=first + (size - 1), device),
+    };
+    inserted.map_err(|error| error.to_string())
+}
