@@ -21,24 +21,24 @@ build: $(VENV)/core
 
 test: lint test-rust test-python
 
-lint: $(VENV)/dev
+lint: $(VENV)/test
 	$(BIN)/ruff check $(RUFF_PATHS)
 	$(BIN)/ruff format --check $(RUFF_PATHS)
 	$(BIN)/mypy
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-test-rust: $(VENV)/dev
+test-rust: $(VENV)/test
 	cargo test --workspace --quiet
 
-test-python: $(VENV)/dev $(VENV)/core
+test-python: $(VENV)/test $(VENV)/core
 	$(BIN)/pytest
 
-bench: $(VENV)/dev $(VENV)/core
+bench: $(VENV)/test $(VENV)/core
 	@tools/prepare bench
 	$(BIN)/python -m bench
 
-fmt: $(VENV)/dev
+fmt: $(VENV)/test
 	$(BIN)/ruff check --fix $(RUFF_PATHS)
 	$(BIN)/ruff format $(RUFF_PATHS)
 	cargo fmt --all
@@ -60,9 +60,9 @@ $(VENV)/packages: requirements.lock
 	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
 	@touch $@
 
-$(VENV)/dev: requirements-dev.lock $(VENV)/packages
+$(VENV)/test: requirements-test.lock $(VENV)/packages
 	@tools/prepare test
-	$(BIN)/pip install --quiet --require-hashes --requirement requirements-dev.lock
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements-test.lock
 	@touch $@
 
 $(VENV)/core: $(SOURCES) $(VENV)/packages

@@ -1,4 +1,4 @@
-"""Pin the Python dependencies: write requirements.lock and requirements-dev.lock from pyproject.toml.
+"""Pin the Python dependencies: write requirements.lock and requirements-test.lock from pyproject.toml.
 
 Usage: `make lock`. Runs pip-compile, which has to be installed beside this interpreter; its options may be
 added (`--upgrade`).
@@ -58,7 +58,7 @@ def main() -> None:
     runtime = project["project"]["dependencies"]
     pinned = ROOT / "requirements.lock"
     lock(pinned, runtime + group(project, "build"), *options)
-    lock(ROOT / "requirements-dev.lock", runtime + group(project, "dev"), f"--constraint={pinned}", *options)
+    lock(ROOT / "requirements-test.lock", runtime + group(project, "test"), f"--constraint={pinned}", *options)
 
 
 if __name__ == "__main__":
