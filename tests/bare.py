@@ -1,0 +1,57 @@
+"""Bare guests: a few instructions, assembled by the tests, on an otherwise empty machine."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import wirt
+from wirt.devices.isa_debug_exit import IsaDebugExit
+
+CODE: Final = 0x1000
+"""Where the code of a bare guest lies, and where it begins."""
+REAL_MODE_CODE: Final = wirt.Segment(selector=0, base=0, limit=0xFFFF, access=0x9B)
+
+
+@cache
+def assemble(source: str, bits: int = 16) -> bytes:
+    """Return the machine code of GNU assembler `source` (Intel syntax) for `CODE`."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        text = f".intel_syntax noprefix\n.code{bits}\n.globl _start\n_start:\n{source}\n"
+        (directory / "guest.s").write_text(text)
+        subprocess.run(["as", "--64", "-o", "guest.o", "guest.s"], cwd=directory, check=True)
+        command = ["ld", f"-Ttext={CODE:#x}", "--oformat=binary", "-o", "guest.bin", "guest.o"]
+        subprocess.run(command, cwd=directory, check=True)
+        return (directory / "guest.bin").read_bytes()
+
+
+def real_mode_vm(
+    source: str,
+    accelerator: str,
+    devices: Sequence[wirt.Device] = (),
+    *,
+    cpus: int = 1,
+    reboot: bool = False,
+) -> wirt.VM:
+    """A machine of 2 MiB, not yet started, whose vCPU 0 begins with `source` in real mode. `OUT(0xf4)` ends it."""
+    vm = wirt.VM(
+        memory="2M", cpus=cpus, accel=accelerator, devices=[IsaDebugExit(), *devices], reboot=reboot
+    )
+    vm.memory.write(CODE, assemble(source))
+    vm.vcpus[0].set_registers(rip=CODE, cs=REAL_MODE_CODE, rsp=CODE)
+    return vm
+
+
+def multiboot(source: str) -> bytes:
+    """A Multiboot kernel image at 1 MiB whose 32-bit code is `source`. Multiboot 0.6.96, section 3.1."""
+    magic, flags, base = 0x1BADB002, 1 << 16, 0x10_0000
+    code = assemble(source, 32)
+    header_size = 32
+    end = base + header_size + len(code)
+    fields = (magic, flags, -(magic + flags) & 0xFFFF_FFFF, base, base, end, end, base + header_size)
+    return b"".join(field.to_bytes(4, "little") for field in fields) + code

@@ -1,0 +1,214 @@
+"""A machine's life: start, pause, registers, console, reset, crash, end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import bare
+import pytest
+
+import wirt
+
+PRINT_AND_ECHO = """
+    mov dx, 0x3f8
+    mov si, offset text
+print:
+    lodsb
+    test al, al
+    jz echo
+    out dx, al
+    jmp print
+echo:
+    mov dx, 0x3fd
+wait:
+    in al, dx
+    test al, 1
+    jz wait
+    mov dx, 0x3f8
+    in al, dx
+    cmp al, 'q'
+    je quit
+    xor al, 0x20
+    out dx, al
+    jmp echo
+quit:
+    mov dx, 0xf4
+    mov al, 2
+    out dx, al
+text:
+    .asciz "login: "
+"""
+
+COUNT = """
+count:
+    inc dword ptr [0x900]
+    jmp count
+"""
+
+
+def counter(vm: wirt.VM) -> int:
+    return int.from_bytes(vm.memory.read(0x900, 4), "little")
+
+
+def wait_until_counts(vm: wirt.VM, start: int = 0) -> int:
+    deadline = time.monotonic() + 10
+    while counter(vm) <= start and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return counter(vm)
+
+
+def test_console_expects_sends_and_reads(accelerator: str) -> None:
+    with bare.real_mode_vm(PRINT_AND_ECHO, accelerator) as vm:
+        assert vm.console.expect("log(in)", timeout=10)[1] == b"in"
+        vm.console.send("ab")
+        assert vm.console.expect(rb": A.", timeout=10)[0] == b": AB"
+        with pytest.raises(wirt.WaitTimeout, match="did not show 'nothing'"):
+            vm.console.expect("nothing", timeout=0.05)
+        vm.console.send("q")
+        assert vm.wait(10).exit_status == 5
+        with pytest.raises(wirt.ClosedError, match="ended before its console showed"):
+            vm.console.expect("more", timeout=10)
+        assert vm.console.history() == b"login: AB"
+
+
+def test_serial_output_reaches_a_descriptor(accelerator: str) -> None:
+    read, write = os.pipe()
+    source = PRINT_AND_ECHO
+    vm = wirt.VM(memory="2M", accel=accelerator, serial=write)
+    os.close(write)
+    vm.memory.write(bare.CODE, bare.assemble(source))
+    vm.vcpus[0].set_registers(rip=bare.CODE, cs=bare.REAL_MODE_CODE)
+    with vm, open(read, "rb") as output:
+        assert output.read(7) == b"login: "
+        vm.kill()
+        vm.close()
+        assert output.read() == b""
+
+
+def test_pause_stops_and_resume_goes_on(accelerator: str) -> None:
+    with bare.real_mode_vm(COUNT, accelerator) as vm:
+        wait_until_counts(vm)
+        for _ in range(20):
+            vm.pause()
+            assert vm.state == "paused"
+            seen = counter(vm)
+            registers = vm.vcpus[0].registers
+            assert bare.CODE <= registers.rip < bare.CODE + 16
+            time.sleep(0.001)
+            assert counter(vm) == seen
+            vm.resume()
+        assert wait_until_counts(vm, seen) > seen
+
+
+def test_registers_of_a_running_and_of_an_ended_machine(accelerator: str) -> None:
+    source = """
+        mov eax, 0x11223344
+        mov ebx, 0x55667788
+    spin:
+        jmp spin
+    """
+    with bare.real_mode_vm(source, accelerator) as vm:
+        deadline = time.monotonic() + 10
+        while vm.vcpus[0].registers.rbx != 0x55667788 and time.monotonic() < deadline:
+            pass
+        assert vm.vcpus[0].registers.rax == 0x11223344
+        vm.kill()
+        registers = vm.vcpus[0].registers
+        assert (registers.rax, registers.cs.selector) == (0x11223344, 0)
+        assert vm.vcpus[0].translate(0x1234) == 0x1234
+    with pytest.raises(wirt.Error, match="closed"):
+        _ = vm.vcpus[0].registers
+
+
+def test_registers_that_do_not_exist_or_fit_are_refused(accelerator: str) -> None:
+    with bare.real_mode_vm(COUNT, accelerator) as vm:
+        with pytest.raises(wirt.Error, match="no register rxx"):
+            vm.vcpus[0].set_registers(rxx=1)
+        with pytest.raises(wirt.Error):
+            vm.vcpus[0].set_registers(rax=1 << 64)
+
+
+def test_triple_fault_ends_the_machine(accelerator: str) -> None:
+    # An empty interrupt table, and an instruction that faults.
+    source = """
+        lidt [empty]
+        mov ax, ds:[0xffff]
+    empty:
+        .word 0
+        .long 0
+    """
+    with bare.real_mode_vm(source, accelerator) as vm:
+        result = vm.wait(10)
+    assert result.reason in ("triple-fault", "internal-error")
+    assert result.exit_status == 1
+
+
+def test_guest_reset_starts_the_machine_again(accelerator: str) -> None:
+    class Restart(wirt.Device):
+        ports = range(0x500, 0x501)
+        resets = 0
+
+        def reset(self) -> None:
+            self.resets += 1
+
+        def write(self, offset: int, size: int, value: int) -> wirt.Action:
+            return wirt.Action.reset() if self.resets < 3 else wirt.Action.exit(9)
+
+    # A Multiboot kernel comes back after a reset; memory that was merely written does not.
+    kernel = bare.multiboot("mov dx, 0x500\n out dx, al\n spin: jmp spin")
+    device = Restart()
+    with wirt.VM(kernel=kernel, memory="4M", accel=accelerator, devices=[device]) as vm:
+        assert vm.wait(20).exit_status == 9
+    assert device.resets == 3
+
+
+def test_wait_times_out_and_leaves_the_machine_running(accelerator: str) -> None:
+    with bare.real_mode_vm(COUNT, accelerator) as vm:
+        with pytest.raises(wirt.WaitTimeout, match="still runs"):
+            vm.wait(0.05)
+        assert vm.state == "running"
+        assert vm.kill().reason == "killed"
+        assert vm.kill().reason == "killed"
+
+
+def test_states_that_do_not_allow_it_are_refused(accelerator: str) -> None:
+    vm = bare.real_mode_vm(COUNT, accelerator)
+    with pytest.raises(wirt.Error, match="Cannot pause a machine that is created"):
+        vm.pause()
+    with pytest.raises(wirt.Error, match="not started"):
+        vm.wait(1)
+    with vm:
+        with pytest.raises(wirt.Error, match="Cannot start a machine that is running"):
+            vm.start()
+        vm.kill()
+        with pytest.raises(wirt.ClosedError, match="Cannot resume a machine that is ended"):
+            vm.resume()
+
+
+def thread_names() -> list[str]:
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            names.append((task / "comm").read_text().strip())
+    return names
+
+
+def test_threads_have_names_and_are_gone_after_the_close(accelerator: str) -> None:
+    with bare.real_mode_vm(COUNT, accelerator, cpus=3):
+        assert {"vcpu0", "vcpu1", "vcpu2", "timers"} <= set(thread_names())
+    deadline = time.monotonic() + 5
+    while {"vcpu0", "timers"} & set(thread_names()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not [name for name in thread_names() if name.startswith("vcpu") or name == "timers"]
+
+
+def test_memory_outside_ram_is_refused(accelerator: str) -> None:
+    with bare.real_mode_vm(COUNT, accelerator) as vm:
+        for address, size in [(0xA_0000, 1), (2 << 20, 1), (0x9_FFFF, 2), (0, 4 << 20), (1 << 63, 1)]:
+            with pytest.raises(wirt.UsageError, match="Cannot read guest memory"):
+                vm.memory.read(address, size)
+        with pytest.raises(wirt.UsageError, match="Cannot write guest memory"):
+            vm.memory.write(-1, b"x")
