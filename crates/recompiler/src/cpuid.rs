@@ -1,12 +1,104 @@
-//! What CPUID shows to the guest.
+//! What CPUID shows to the guest. Intel SDM volume 2A, "CPUID".
+//!
+//! The model is a server processor of Intel's (Ice Lake's numbers, for which operating systems need no workaround under
+//! the capabilities that [`crate::msr`] shows). What user code executes as it stands is only shown where the host has it;
+//! what belongs to system code is always emulated.
 
+use crate::mmu::PHYSICAL_BITS;
+use crate::state::{Core, cr4};
+use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use hv::Error;
 
-/// A processor model.
+/// Frequency of the local APIC's timer, and the crystal that leaf 0x15 relates the TSC to, in kHz.
+const CRYSTAL_KHZ: u64 = 1_000_000;
+/// Guests multiply the crystal's kHz by the numerator in 32 bits: it has to stay below this.
+const NUMERATOR_LIMIT: u64 = u32::MAX as u64 / CRYSTAL_KHZ;
+
+const MAX_BASIC: u32 = 0x16;
+const MAX_HYPERVISOR: u32 = 0x4000_0010;
+const MAX_EXTENDED: u32 = 0x8000_0008;
+
+/// Family 6, model 106, stepping 6.
+const SIGNATURE: u32 = 0x0006_06A6;
+const VENDOR: &[u8; 12] = b"GenuineIntel";
+const HYPERVISOR: &[u8; 12] = b"WirtWirtWirt";
+const BRAND: &[u8; 48] = b"Wirt Virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+/// Leaf 1, EDX.
+mod leaf1_edx {
+    /// FPU, VME, DE, PSE, TSC, MSR, PAE, MCE, CX8, SEP, MTRR, PGE, MCA, CMOV, PAT, PSE-36, CLFSH, MMX, FXSR, SSE, SSE2.
+    pub const ALWAYS: u32 = 0x078B_F9FF;
+    pub const APIC: u32 = 1 << 9;
+    pub const HTT: u32 = 1 << 28;
+}
+
+/// Leaf 1, ECX.
+mod leaf1_ecx {
+    /// SSE3, PCLMULQDQ, SSSE3, FMA, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, AVX, F16C, RDRAND.
+    pub const NATIVE: u32 = 1
+        | 1 << 1
+        | 1 << 9
+        | 1 << 12
+        | 1 << 13
+        | 1 << 19
+        | 1 << 20
+        | 1 << 22
+        | 1 << 23
+        | 1 << 25
+        | 1 << 28
+        | 1 << 29
+        | 1 << 30;
+    /// XSAVE, and the hypervisor bit.
+    pub const ALWAYS: u32 = 1 << 26 | 1 << 31;
+    /// Where there is a local APIC: x2APIC, TSC deadline.
+    pub const LAPIC: u32 = 1 << 21 | 1 << 24;
+    pub const PCID: u32 = 1 << 17;
+    pub const OSXSAVE: u32 = 1 << 27;
+    pub const FMA: u32 = 1 << 12;
+    pub const AVX: u32 = 1 << 28;
+    pub const F16C: u32 = 1 << 29;
+    /// What the recompiler itself needs: SSE3, SSSE3, CX16, SSE4.1, SSE4.2, POPCNT, XSAVE enabled by the system.
+    pub const NEEDED: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | OSXSAVE;
+}
+
+/// Leaf 7.
+mod leaf7 {
+    /// EBX: BMI1, AVX2, BMI2, ERMS, RDSEED, ADX, CLFLUSHOPT, CLWB, SHA.
+    pub const EBX_NATIVE: u32 = 1 << 3 | AVX2 | 1 << 8 | 1 << 9 | 1 << 18 | 1 << 19 | 1 << 23 | 1 << 24 | 1 << 29;
+    /// EBX: FSGSBASE, TSC_ADJUST, SMEP, INVPCID, deprecated FPU CS and DS, SMAP.
+    pub const EBX_ALWAYS: u32 = 1 | 1 << 1 | 1 << 7 | 1 << 10 | 1 << 13 | 1 << 20;
+    pub const AVX2: u32 = 1 << 5;
+    /// ECX: UMIP, RDPID.
+    pub const ECX_ALWAYS: u32 = 1 << 2 | 1 << 22;
+    /// ECX: VAES, VPCLMULQDQ, which operate on AVX registers.
+    pub const ECX_NATIVE_AVX: u32 = 1 << 9 | 1 << 10;
+    /// EDX: FSRM.
+    pub const EDX_NATIVE: u32 = 1 << 4;
+    /// EDX: IBRS and IBPB, ARCH_CAPABILITIES.
+    pub const EDX_ALWAYS: u32 = 1 << 26 | 1 << 29;
+}
+
+/// Leaf 0x8000_0001.
+mod extended {
+    /// ECX: LZCNT, PREFETCHW.
+    pub const ECX_NATIVE: u32 = 1 << 5 | 1 << 8;
+    /// ECX: LAHF in 64-bit mode.
+    pub const ECX_ALWAYS: u32 = 1;
+    /// EDX: SYSCALL, NX, 1 GiB pages, RDTSCP, long mode.
+    pub const EDX_ALWAYS: u32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
+}
+
+/// A processor model: what does not change while a machine runs.
 #[derive(Clone, Debug)]
 pub struct CpuModel {
     /// Number of vCPUs.
     pub cpus: u32,
+    /// Leaf 1 ECX, without what depends on the processor's state.
+    leaf1_ecx: u32,
+    /// Leaf 7 EBX, ECX, EDX.
+    leaf7: [u32; 3],
+    /// Leaf 0x8000_0001 ECX.
+    extended_ecx: u32,
 }
 
 impl CpuModel {
@@ -15,6 +107,215 @@ impl CpuModel {
     /// # Errors
     /// [`Error::Unavailable`] when the host's processor lacks what the recompiler itself needs.
     pub fn host(cpus: u32) -> Result<Self, Error> {
-        Ok(CpuModel { cpus })
+        let highest = __cpuid(0).eax;
+        let leaf1 = __cpuid(1);
+        let leaf7 = if highest >= 7 { __cpuid_count(7, 0) } else { __cpuid(0x8000_0000) };
+        let leaf7 = if highest >= 7 { [leaf7.ebx, leaf7.ecx, leaf7.edx] } else { [0; 3] };
+        let extended = if __cpuid(0x8000_0000).eax >= 0x8000_0001 { __cpuid(0x8000_0001).ecx } else { 0 };
+        if leaf1.ecx & leaf1_ecx::NEEDED != leaf1_ecx::NEEDED {
+            return Err(Error::Unavailable(
+                "the recompiler needs a processor with SSE4.2, POPCNT and CMPXCHG16B and a system that enables XSAVE"
+                    .into(),
+            ));
+        }
+        // SAFETY: OSXSAVE was found set just now.
+        let xcr0 = unsafe { host_xcr0() };
+        Ok(Self::from_host(cpus, leaf1.ecx, leaf7, extended, xcr0 & 6 == 6))
+    }
+
+    fn from_host(cpus: u32, leaf1: u32, host7: [u32; 3], extended: u32, avx: bool) -> Self {
+        let mut leaf1_ecx = leaf1 & leaf1_ecx::NATIVE | leaf1_ecx::ALWAYS | leaf1_ecx::PCID;
+        let mut ebx = host7[0] & leaf7::EBX_NATIVE | leaf7::EBX_ALWAYS;
+        let mut ecx = host7[1] & leaf7::ECX_NATIVE_AVX | leaf7::ECX_ALWAYS;
+        if !avx || leaf1_ecx & leaf1_ecx::AVX == 0 {
+            leaf1_ecx &= !(leaf1_ecx::AVX | leaf1_ecx::FMA | leaf1_ecx::F16C);
+            ebx &= !leaf7::AVX2;
+            ecx &= !leaf7::ECX_NATIVE_AVX;
+        }
+        CpuModel {
+            cpus: cpus.max(1),
+            leaf1_ecx,
+            leaf7: [ebx, ecx, host7[2] & leaf7::EDX_NATIVE | leaf7::EDX_ALWAYS],
+            extended_ecx: extended & extended::ECX_NATIVE | extended::ECX_ALWAYS,
+        }
+    }
+
+    /// The XCR0 bits that the guest may set: x87 and SSE, and AVX where it is shown.
+    pub fn xcr0_bits(&self) -> u64 {
+        if self.leaf1_ecx & leaf1_ecx::AVX != 0 { 7 } else { 3 }
+    }
+
+    /// Whether XCR0 may have this value: x87 is always on, AVX needs SSE. Intel SDM volume 1, section 13.3.
+    pub fn xcr0_allowed(&self, value: u64) -> bool {
+        value & !self.xcr0_bits() == 0 && value & 1 != 0 && value & 6 != 4
+    }
+}
+
+/// XCR0 of the host.
+///
+/// # Safety
+/// CPUID shows OSXSAVE.
+#[target_feature(enable = "xsave")]
+unsafe fn host_xcr0() -> u64 {
+    // SAFETY: XGETBV exists where OSXSAVE is set.
+    unsafe { _xgetbv(0) }
+}
+
+/// Bytes of the XSAVE area in its standard format for a value of XCR0.
+fn xsave_size(xcr0: u64) -> u32 {
+    if xcr0 & 4 != 0 { 832 } else { 576 }
+}
+
+/// Four bytes of a string as a register.
+fn word(text: &[u8], index: usize) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&text[index * 4..index * 4 + 4]);
+    u32::from_le_bytes(bytes)
+}
+
+/// Denominator and numerator of leaf 0x15 for a TSC frequency: `CRYSTAL_KHZ * numerator / denominator`, rounded down as
+/// guests do, is `khz` exactly where a small enough fraction exists, else as near to it as possible (below 1 ppm).
+fn tsc_ratio(khz: u64) -> (u32, u32) {
+    let khz = khz.clamp(1, CRYSTAL_KHZ * NUMERATOR_LIMIT);
+    let mut best = (1, 1, u64::MAX);
+    for denominator in 1..=NUMERATOR_LIMIT {
+        // The smallest numerator that does not fall short, and the one before.
+        let above = (khz * denominator).div_ceil(CRYSTAL_KHZ);
+        for numerator in [above, above.saturating_sub(1)] {
+            if !(1..=NUMERATOR_LIMIT).contains(&numerator) {
+                continue;
+            }
+            let error = (CRYSTAL_KHZ * numerator / denominator).abs_diff(khz);
+            if error < best.2 {
+                best = (denominator as u32, numerator as u32, error);
+            }
+        }
+        if best.2 == 0 {
+            break;
+        }
+    }
+    (best.0, best.1)
+}
+
+/// EAX, EBX, ECX, EDX.
+type Registers = [u32; 4];
+
+impl Core {
+    /// What CPUID gives for a leaf and subleaf: EAX, EBX, ECX, EDX.
+    pub fn query_cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
+        match leaf {
+            0..=MAX_BASIC => self.basic_leaf(leaf, subleaf),
+            0x4000_0000..=MAX_HYPERVISOR => self.hypervisor_leaf(leaf),
+            0x8000_0000..=MAX_EXTENDED => self.extended_leaf(leaf),
+            // A leaf that does not exist reads as the highest basic one.
+            _ => self.basic_leaf(MAX_BASIC, subleaf),
+        }
+    }
+
+    /// Bits of the APIC ID that number a processor within its package.
+    fn package_shift(&self) -> u32 {
+        self.cpuid.cpus.next_power_of_two().trailing_zeros()
+    }
+
+    fn basic_leaf(&self, leaf: u32, subleaf: u32) -> Registers {
+        let model = &self.cpuid;
+        match leaf {
+            0 => [MAX_BASIC, word(VENDOR, 0), word(VENDOR, 2), word(VENDOR, 1)],
+            1 => self.features(),
+            // "Look at leaf 4", and 64-byte prefetching.
+            2 => [0x00FE_FF01, 0xF0, 0, 0],
+            4 => self.cache(subleaf),
+            // ARAT: the APIC timer never stops.
+            6 => [1 << 2, 0, 0, 0],
+            7 if subleaf == 0 => [0, model.leaf7[0], model.leaf7[1], model.leaf7[2]],
+            0xB => {
+                let (shift, count, kind) = match subleaf {
+                    0 => (0, 1, 1 << 8),
+                    1 => (self.package_shift(), model.cpus & 0xFFFF, 2 << 8),
+                    _ => (0, 0, 0),
+                };
+                [shift, count, kind | subleaf & 0xFF, self.id]
+            }
+            0xD => match subleaf {
+                0 => [model.xcr0_bits() as u32, xsave_size(self.xcr0), xsave_size(model.xcr0_bits()), 0],
+                // AVX: the upper halves of the YMM registers.
+                2 if model.xcr0_bits() & 4 != 0 => [256, 576, 0, 0],
+                _ => [0; 4],
+            },
+            0x15 => {
+                let (denominator, numerator) = tsc_ratio(self.tsc.khz);
+                [denominator, numerator, (CRYSTAL_KHZ * 1000) as u32, 0]
+            }
+            0x16 => {
+                let mhz = (self.tsc.khz / 1000) as u32;
+                [mhz, mhz, 100, 0]
+            }
+            _ => [0; 4],
+        }
+    }
+
+    fn features(&self) -> Registers {
+        let model = &self.cpuid;
+        let mut ecx = model.leaf1_ecx;
+        let mut edx = leaf1_edx::ALWAYS;
+        if self.cr4 & cr4::OSXSAVE != 0 {
+            ecx |= leaf1_ecx::OSXSAVE;
+        }
+        if let Some(lapic) = &self.lapic {
+            ecx |= leaf1_ecx::LAPIC;
+            const ENABLED: u64 = 1 << 11;
+            if lapic.read_msr(crate::msr::index::APIC_BASE).is_some_and(|base| base & ENABLED != 0) {
+                edx |= leaf1_edx::APIC;
+            }
+        }
+        if model.cpus > 1 {
+            edx |= leaf1_edx::HTT;
+        }
+        let logical = model.cpus.next_power_of_two().min(255);
+        // Cache lines of 8 quadwords for CLFLUSH.
+        [SIGNATURE, self.id << 24 | logical << 16 | 8 << 8, ecx, edx]
+    }
+
+    fn cache(&self, subleaf: u32) -> Registers {
+        const DATA: u32 = 1;
+        const INSTRUCTIONS: u32 = 2;
+        const UNIFIED: u32 = 3;
+        let (kind, level, ways, sets, shared) = match subleaf {
+            0 => (DATA, 1, 12, 64, 1),
+            1 => (INSTRUCTIONS, 1, 8, 64, 1),
+            2 => (UNIFIED, 2, 20, 1024, 1),
+            3 => (UNIFIED, 3, 16, 32768, self.cpuid.cpus.next_power_of_two()),
+            _ => return [0; 4],
+        };
+        let cores = self.cpuid.cpus.next_power_of_two().min(64) - 1;
+        let eax = cores << 26 | (shared - 1 & 0xFFF) << 14 | 1 << 8 | level << 5 | kind;
+        // 64-byte lines, one partition.
+        [eax, (ways - 1) << 22 | 63, sets - 1, 0]
+    }
+
+    fn hypervisor_leaf(&self, leaf: u32) -> Registers {
+        match leaf {
+            0x4000_0000 => [MAX_HYPERVISOR, word(HYPERVISOR, 0), word(HYPERVISOR, 1), word(HYPERVISOR, 2)],
+            // Frequencies in kHz: TSC and local APIC.
+            0x4000_0010 => [self.tsc.khz as u32, CRYSTAL_KHZ as u32, 0, 0],
+            _ => [0; 4],
+        }
+    }
+
+    fn extended_leaf(&self, leaf: u32) -> Registers {
+        match leaf {
+            0x8000_0000 => [MAX_EXTENDED, 0, 0, 0],
+            0x8000_0001 => [0, 0, self.cpuid.extended_ecx, extended::EDX_ALWAYS],
+            0x8000_0002..=0x8000_0004 => {
+                let part = (leaf - 0x8000_0002) as usize * 4;
+                std::array::from_fn(|index| word(BRAND, part + index))
+            }
+            // L2: 64-byte lines, 16-way code for 20 ways, 1280 KiB.
+            0x8000_0006 => [0, 0, 1280 << 16 | 8 << 12 | 64, 0],
+            // Invariant TSC.
+            0x8000_0007 => [0, 0, 0, 1 << 8],
+            0x8000_0008 => [48 << 8 | PHYSICAL_BITS, 0, 0, 0],
+            _ => [0; 4],
+        }
     }
 }

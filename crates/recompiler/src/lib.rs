@@ -1,5 +1,6 @@
 //! The recompiler: an accelerator that runs x86 guests as an unprivileged process, without KVM.
 
+mod convert;
 pub mod cpuid;
 pub mod fault;
 pub mod interp;

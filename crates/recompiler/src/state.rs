@@ -168,6 +168,8 @@ pub struct Core {
     pub msr: crate::msr::Msrs,
     /// The time-stamp counter.
     pub tsc: Tsc,
+    /// Events that came with a loaded state: its exception, interrupt and NMI, until they are delivered.
+    pub events: hv::CpuEvents,
     /// What CPUID shows.
     pub cpuid: Arc<crate::cpuid::CpuModel>,
     /// The vCPU's number, also its APIC ID.
@@ -292,6 +294,7 @@ impl Core {
             dr7: reset.dr7,
             msr: crate::msr::Msrs::default(),
             tsc,
+            events: hv::CpuEvents::default(),
             cpuid,
             id,
             memory,

@@ -5,7 +5,9 @@
 
 mod integer;
 mod simd;
-mod system;
+pub(crate) mod system;
+
+pub use system::Delivered;
 
 use crate::fault::Fault;
 use crate::state::{Bits, Core, Executed};

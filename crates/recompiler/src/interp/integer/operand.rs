@@ -168,10 +168,12 @@ fn check_alignment(core: &Core, linear: u64, size: u64) -> Executed {
     Ok(())
 }
 
+/// Bits of a segment's type.
+const CODE: u16 = 1 << 3;
+const EXPAND_DOWN: u16 = 1 << 2;
+
 /// Limit and type checks outside 64-bit mode.
 fn in_segment(core: &Core, segment: &Segment, offset: u64, size: u64, write: bool) -> bool {
-    const CODE: u16 = 1 << 3;
-    const EXPAND_DOWN: u16 = 1 << 2;
     const WRITABLE_OR_READABLE: u16 = 1 << 1;
     if core.protected() && !core.vm86() {
         let code = segment.access & CODE != 0;
@@ -180,6 +182,11 @@ fn in_segment(core: &Core, segment: &Segment, offset: u64, size: u64, write: boo
             return false;
         }
     }
+    within_limit(segment, offset, size)
+}
+
+/// Whether `size` bytes at an offset of at most 32 bits lie within a segment's limit.
+pub(crate) fn within_limit(segment: &Segment, offset: u64, size: u64) -> bool {
     let limit = u64::from(segment.limit);
     let last = offset + size.max(1) - 1;
     if segment.access & (CODE | EXPAND_DOWN) == EXPAND_DOWN {
