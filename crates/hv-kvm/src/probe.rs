@@ -183,12 +183,7 @@ fn judge(figures: &Figures) -> Verdict {
 
 /// Opens `/dev/kvm` and makes sure that it offers what is needed.
 pub(crate) fn open() -> Result<Kvm, Reason> {
-    let kvm = Kvm::new().map_err(|error| match error.errno() {
-        libc::ENOENT | libc::ENXIO | libc::ENODEV => Reason::NoDevice,
-        libc::EACCES | libc::EPERM => Reason::NoPermission,
-        libc::EBUSY => Reason::Busy,
-        _ => Reason::Failed { action: "open /dev/kvm", error: error.into() },
-    })?;
+    let kvm = Kvm::new().map_err(not_opened)?;
     let version = kvm.get_api_version();
     if version != KVM_API_VERSION as i32 {
         return Err(Reason::WrongApi(version));
@@ -196,6 +191,15 @@ pub(crate) fn open() -> Result<Kvm, Reason> {
     match REQUIRED.iter().find(|(capability, _)| !kvm.check_extension(*capability)) {
         Some((_, name)) => Err(Reason::MissingCapability(name)),
         None => Ok(kvm),
+    }
+}
+
+fn not_opened(error: vmm_sys_util::errno::Error) -> Reason {
+    match error.errno() {
+        libc::ENOENT | libc::ENXIO | libc::ENODEV => Reason::NoDevice,
+        libc::EACCES | libc::EPERM => Reason::NoPermission,
+        libc::EBUSY => Reason::Busy,
+        _ => failed("open /dev/kvm")(error),
     }
 }
 
@@ -320,9 +324,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_system_answers_becomes_the_reason() {
+        let reason = |errno| not_opened(vmm_sys_util::errno::Error::new(errno));
+        assert!(matches!(reason(libc::ENOENT), Reason::NoDevice));
+        assert!(matches!(reason(libc::EACCES), Reason::NoPermission));
+        assert!(matches!(reason(libc::EBUSY), Reason::Busy));
+        assert!(matches!(reason(libc::EMFILE), Reason::Failed { .. }));
+    }
+
+    #[test]
     fn the_probe_agrees_with_itself() {
+        let start = Instant::now();
         let probe = probe();
-        eprintln!("{probe}");
+        eprintln!("{probe}, in {:?}", start.elapsed());
         match (&probe.verdict, probe.figures) {
             (Verdict::Unavailable(_), figures) => assert!(figures.is_none()),
             (_, Some(figures)) => {
