@@ -1,5 +1,6 @@
 //! The processor's state in its neutral form, and back.
 
+use crate::interp::integer::operand::canonical;
 use crate::interp::system::control::{CR0_BITS, CR4_BITS};
 use crate::interp::system::debug::{DR6_BITS, DR6_ONES, DR7_BITS, DR7_ONES};
 use crate::mmu::PHYSICAL_BITS;
@@ -29,10 +30,6 @@ const XSAVE_HEADER_REST: std::ops::Range<usize> = 520..576;
 
 fn invalid<T>(what: impl Into<String>) -> Result<T, Error> {
     Err(Error::InvalidState(what.into()))
-}
-
-fn canonical(address: u64) -> bool {
-    matches!((address as i64) >> 47, 0 | -1)
 }
 
 impl Core {

@@ -70,8 +70,6 @@ mod leaf7 {
     pub const AVX2: u32 = 1 << 5;
     /// ECX: UMIP, RDPID.
     pub const ECX_ALWAYS: u32 = 1 << 2 | 1 << 22;
-    /// ECX: VAES, VPCLMULQDQ, which operate on AVX registers.
-    pub const ECX_NATIVE_AVX: u32 = 1 << 9 | 1 << 10;
     /// EDX: FSRM.
     pub const EDX_NATIVE: u32 = 1 << 4;
     /// EDX: IBRS and IBPB, ARCH_CAPABILITIES.
@@ -109,8 +107,13 @@ impl CpuModel {
     pub fn host(cpus: u32) -> Result<Self, Error> {
         let highest = __cpuid(0).eax;
         let leaf1 = __cpuid(1);
-        let leaf7 = if highest >= 7 { __cpuid_count(7, 0) } else { __cpuid(0x8000_0000) };
-        let leaf7 = if highest >= 7 { [leaf7.ebx, leaf7.ecx, leaf7.edx] } else { [0; 3] };
+        let leaf7 = match highest {
+            0..7 => [0; 2],
+            _ => {
+                let found = __cpuid_count(7, 0);
+                [found.ebx, found.edx]
+            }
+        };
         let extended = if __cpuid(0x8000_0000).eax >= 0x8000_0001 { __cpuid(0x8000_0001).ecx } else { 0 };
         if leaf1.ecx & leaf1_ecx::NEEDED != leaf1_ecx::NEEDED {
             return Err(Error::Unavailable(
@@ -123,19 +126,17 @@ impl CpuModel {
         Ok(Self::from_host(cpus, leaf1.ecx, leaf7, extended, xcr0 & 6 == 6))
     }
 
-    fn from_host(cpus: u32, leaf1: u32, host7: [u32; 3], extended: u32, avx: bool) -> Self {
+    fn from_host(cpus: u32, leaf1: u32, host7: [u32; 2], extended: u32, avx: bool) -> Self {
         let mut leaf1_ecx = leaf1 & leaf1_ecx::NATIVE | leaf1_ecx::ALWAYS | leaf1_ecx::PCID;
         let mut ebx = host7[0] & leaf7::EBX_NATIVE | leaf7::EBX_ALWAYS;
-        let mut ecx = host7[1] & leaf7::ECX_NATIVE_AVX | leaf7::ECX_ALWAYS;
         if !avx || leaf1_ecx & leaf1_ecx::AVX == 0 {
             leaf1_ecx &= !(leaf1_ecx::AVX | leaf1_ecx::FMA | leaf1_ecx::F16C);
             ebx &= !leaf7::AVX2;
-            ecx &= !leaf7::ECX_NATIVE_AVX;
         }
         CpuModel {
             cpus: cpus.max(1),
             leaf1_ecx,
-            leaf7: [ebx, ecx, host7[2] & leaf7::EDX_NATIVE | leaf7::EDX_ALWAYS],
+            leaf7: [ebx, leaf7::ECX_ALWAYS, host7[1] & leaf7::EDX_NATIVE | leaf7::EDX_ALWAYS],
             extended_ecx: extended & extended::ECX_NATIVE | extended::ECX_ALWAYS,
         }
     }
@@ -288,7 +289,7 @@ impl Core {
             _ => return [0; 4],
         };
         let cores = self.cpuid.cpus.next_power_of_two().min(64) - 1;
-        let eax = cores << 26 | (shared - 1 & 0xFFF) << 14 | 1 << 8 | level << 5 | kind;
+        let eax = cores << 26 | ((shared - 1) & 0xFFF) << 14 | 1 << 8 | level << 5 | kind;
         // 64-byte lines, one partition.
         [eax, (ways - 1) << 22 | 63, sets - 1, 0]
     }

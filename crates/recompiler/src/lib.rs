@@ -1,5 +1,6 @@
 //! The recompiler: an accelerator that runs x86 guests as an unprivileged process, without KVM.
 
+mod blocks;
 mod convert;
 pub mod cpuid;
 pub mod fault;
@@ -10,6 +11,7 @@ pub mod state;
 #[cfg(test)]
 mod testing;
 pub mod tlb;
+mod translate;
 mod vcpu;
 mod vm;
 

@@ -300,6 +300,13 @@ impl Core {
         }
     }
 
+    /// The host address of RAM whose page holds translated code, when none lies in these bytes themselves.
+    pub(crate) fn host_beside_code(&self, physical: u64, size: u64) -> Option<*mut u8> {
+        let host = self.ram(physical, true)?;
+        let offset = self.memory.offset(physical, size)?;
+        (!self.shared.holds_code(offset, size)).then_some(host)
+    }
+
     /// Translates one linear address, filling the TLB where RAM is behind it.
     pub fn translate_page(&mut self, view: View, linear: u64, kind: Kind) -> Result<Translation, Fault> {
         let found = self.walk(view, linear, kind, true)?;

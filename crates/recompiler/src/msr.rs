@@ -1,5 +1,6 @@
 //! Model-specific registers. Intel SDM volume 4.
 
+use crate::interp::integer::operand::canonical;
 use crate::mmu::PHYSICAL_BITS;
 use crate::state::Core;
 use hv::SegmentRegister;
@@ -172,10 +173,6 @@ pub(crate) fn saved() -> Vec<u32> {
     list
 }
 
-fn canonical(value: u64) -> bool {
-    matches!((value as i64) >> 47, 0 | -1)
-}
-
 /// Memory types that an MTRR may name: UC, WC, WT, WP, WB.
 fn mtrr_type(value: u64) -> bool {
     matches!(value & 0xFF, 0 | 1 | 4 | 5 | 6)
@@ -248,13 +245,9 @@ impl Core {
     pub fn write_msr(&mut self, msr: u32, value: u64) -> bool {
         match msr {
             APIC_BASE | TSC_DEADLINE | X2APIC_FIRST..=X2APIC_LAST => {
-                let base = self.lapic.as_ref().and_then(|lapic| lapic.base());
-                let Some(lapic) = &self.lapic else {
-                    return false;
-                };
-                let written = lapic.write_msr(msr, value);
-                if lapic.base() != base {
-                    // The register page moved: what the TLB has for its old and new place is stale.
+                let written = self.lapic.as_ref().is_some_and(|lapic| lapic.write_msr(msr, value));
+                if written && msr == APIC_BASE {
+                    // The register page may have moved: what the TLB has for its old and new place is stale.
                     self.flush_tlb(false);
                 }
                 return written;

@@ -95,6 +95,64 @@ pub enum Bits {
     B64 = 64,
 }
 
+/// Entries of a jump table; a power of two.
+pub const JUMPS: usize = 4096;
+
+/// Where translated code for an instruction pointer is. 16 bytes: translated code computes the offset by shift and mask.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Jump {
+    /// Instruction pointer; in an empty entry one that belongs to another slot.
+    pub rip: u64,
+    /// Host address of the entry that finds the flags saved.
+    pub host: u64,
+}
+
+impl Jump {
+    /// An empty entry for a slot.
+    pub const fn empty(slot: usize) -> Jump {
+        Jump { rip: (slot ^ 1) as u64, host: 0 }
+    }
+}
+
+/// Offsets of the fields that translated code uses, from the GS base.
+pub mod layout {
+    #![allow(missing_docs)]
+    use super::{Core, JUMPS, Jump};
+    use crate::tlb::{ENTRIES, Entry, View};
+    use std::mem::offset_of;
+
+    pub const RIP: u32 = offset_of!(Core, rip) as u32;
+    pub const FLAGS: u32 = offset_of!(Core, flags) as u32;
+    pub const POLL: u32 = offset_of!(Core, poll) as u32;
+    pub const EXIT: u32 = offset_of!(Core, exit) as u32;
+    pub const EXIT_LINK: u32 = offset_of!(Core, exit_link) as u32;
+    pub const SCRATCH: u32 = offset_of!(Core, scratch) as u32;
+    pub const SCRATCH2: u32 = offset_of!(Core, scratch2) as u32;
+    pub const RESUME: u32 = offset_of!(Core, resume) as u32;
+    pub const THIS: u32 = offset_of!(Core, this) as u32;
+    pub const FPU: u32 = offset_of!(Core, fpu) as u32;
+    pub const TLB_READ: u32 = offset_of!(Entry, read) as u32;
+    pub const TLB_WRITE: u32 = offset_of!(Entry, write) as u32;
+    pub const TLB_HOST: u32 = offset_of!(Entry, host) as u32;
+
+    pub const fn gpr(number: u8) -> u32 {
+        offset_of!(Core, gpr) as u32 + number as u32 * 8
+    }
+
+    pub const fn segment_base(number: usize) -> u32 {
+        (offset_of!(Core, segments) + number * size_of::<hv::Segment>()) as u32
+    }
+
+    pub const fn tlb(view: View) -> u32 {
+        (offset_of!(Core, tlb) + view as usize * ENTRIES * size_of::<Entry>()) as u32
+    }
+
+    pub const fn jumps(view: View) -> u32 {
+        (offset_of!(Core, jumps) + view as usize * JUMPS * size_of::<Jump>()) as u32
+    }
+}
+
 /// A guest processor.
 ///
 /// The first part is laid out for translated code, which reaches it through the GS segment; everything else is Rust's.
@@ -129,6 +187,30 @@ pub struct Core {
     pub large_low: u64,
     /// End of that range, inclusive.
     pub large_high: u64,
+    /// Arithmetic flags saved by translated code: SETO in the low byte, LAHF in the next.
+    pub flags: u32,
+    /// Why translated code was left: see [`crate::translate`].
+    pub exit: u32,
+    /// The link that was taken, where `exit` says so.
+    pub exit_link: u32,
+    /// A triple fault happened while an instruction of translated code was interpreted.
+    pub shutdown: bool,
+    /// Spare place for translated code.
+    pub scratch: u64,
+    /// Second spare place.
+    pub scratch2: u64,
+    /// Host address at which translated code goes on.
+    pub resume: u64,
+    /// Address of this structure.
+    pub this: u64,
+    /// Address of the first of the translator's sites.
+    pub sites: u64,
+    /// Number of sites.
+    pub site_count: u32,
+    /// Start of the translator's executable memory.
+    pub code_base: u64,
+    /// Translated blocks by instruction pointer, one table a view.
+    pub jumps: [[Jump; JUMPS]; crate::tlb::VIEWS],
     /// Data accesses: one table for each of [`crate::tlb::View`].
     pub tlb: Tlb,
 
@@ -275,6 +357,18 @@ impl Core {
             code_map_flush: 0,
             large_low: u64::MAX,
             large_high: 0,
+            flags: 0,
+            exit: 0,
+            exit_link: 0,
+            shutdown: false,
+            scratch: 0,
+            scratch2: 0,
+            resume: 0,
+            this: 0,
+            sites: 0,
+            site_count: 0,
+            code_base: 0,
+            jumps: std::array::from_fn(|_| std::array::from_fn(Jump::empty)),
             tlb: Tlb::default(),
             itlb: Itlb::default(),
             fpu,

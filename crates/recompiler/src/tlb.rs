@@ -166,6 +166,12 @@ impl Itlb {
         (entry.tag == (linear & !0xFFF | u64::from(user))).then_some(entry.physical | linear & 0xFFF)
     }
 
+    /// Whether a page is known and global.
+    pub fn is_global(&self, user: bool, linear: u64) -> bool {
+        let entry = &self.entries[(linear >> 12) as usize & (ITLB_ENTRIES - 1)];
+        entry.tag == (linear & !0xFFF | u64::from(user)) && entry.global
+    }
+
     /// Puts a page in.
     pub fn fill(&mut self, user: bool, linear: u64, physical: u64, global: bool) {
         self.entries[(linear >> 12) as usize & (ITLB_ENTRIES - 1)] =

@@ -1,24 +1,358 @@
 //! One vCPU: the loop around translated code and the interpreter.
+//!
+//! ```text
+//! run:   loop { attend: requests, kicks, INIT/SIPI, NMI, interrupts, HLT   →  maybe leave
+//!               execute: blocks, translated or interpreted, until the poll word is set }
+//! ```
 
-use crate::state::Core;
-use hv::{CpuState, Error, Exit, Kick, Vcpu};
+use crate::blocks::{self, Block, BlockId, Blocks, Found, Mode};
+use crate::fault::Fault;
+use crate::interp::{self, Delivered};
+use crate::state::{Core, cr0, flag};
+use crate::translate::Translator;
+use crate::vm::Request;
+use hv::{CpuState, Error, Exit, Kick, LocalApic, Pending, Segment, SegmentRegister, Vcpu};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Entries of the map from instruction pointers to blocks that is asked before [`Blocks`].
+const NEAR: usize = 4096;
+
+#[derive(Clone, Copy)]
+struct NearEntry {
+    rip: u64,
+    mode: Mode,
+    block: BlockId,
+    /// Valid while this is the vCPU's generation.
+    generation: u64,
+}
+
+const EMPTY: NearEntry = NearEntry { rip: 0, mode: Mode::NONE, block: 0, generation: 0 };
 
 /// A virtual processor of the recompiler.
 pub struct RecompilerVcpu {
-    core: Box<Core>,
+    pub(crate) core: Box<Core>,
+    pub(crate) blocks: Blocks,
+    near: Box<[NearEntry; NEAR]>,
+    /// Counts the times that `near` became stale.
+    generation: u64,
+    translator: Option<Translator>,
     kick: Arc<dyn Kick>,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    interpreted: u64,
+    exceptions: u64,
+    interrupts: u64,
+    flushes: u64,
+}
+
+/// Why the inner loop stopped.
+enum Stop {
+    /// The poll word is set, or something that `attend` decides may have changed.
+    Poll,
+    /// A triple fault.
+    Shutdown,
 }
 
 impl RecompilerVcpu {
-    pub(crate) fn new(core: Box<Core>, kick: Arc<dyn Kick>) -> Result<Self, Error> {
-        Ok(RecompilerVcpu { core, kick })
+    pub(crate) fn new(mut core: Box<Core>, kick: Arc<dyn Kick>) -> Result<Self, Error> {
+        core.shared.mailbox(core.id).attach(&core.poll);
+        let translator = Translator::new(&mut core)?;
+        Ok(RecompilerVcpu {
+            core,
+            blocks: Blocks::default(),
+            near: Box::new([EMPTY; NEAR]),
+            generation: 1,
+            translator,
+            kick,
+            counters: Counters::default(),
+        })
+    }
+
+    /// Handles whatever others want of this vCPU. `Some`: leave `run`.
+    fn attend(&mut self) -> Option<Exit> {
+        loop {
+            // Cleared before anything is looked at: what comes later sets it again.
+            self.core.poll.store(0, Ordering::SeqCst);
+            let shared = self.core.shared.clone();
+            let (requests, kicked) = shared.mailbox(self.core.id).enter();
+            requests.into_iter().for_each(|request| self.apply(request));
+            self.flush_code_maps();
+            if kicked {
+                return Some(Exit::Kicked);
+            }
+            if let Some(lapic) = self.core.lapic.clone() {
+                match self.events(lapic.as_ref()) {
+                    Delivered::Ok => {}
+                    Delivered::TripleFault => return Some(Exit::Shutdown),
+                }
+            }
+            if !self.core.halted && !self.core.waiting_for_sipi {
+                return None;
+            }
+            if self.core.lapic.is_none() {
+                return Some(Exit::Halted);
+            }
+            shared.mailbox(self.core.id).sleep(&self.core.poll);
+        }
+    }
+
+    /// Delivers the most urgent pending event. Intel SDM volume 3A, section 6.9.
+    fn events(&mut self, lapic: &dyn LocalApic) -> Delivered {
+        let pending = lapic.pending();
+        if pending.is_empty() {
+            return Delivered::Ok;
+        }
+        let core = &mut self.core;
+        if pending.contains(Pending::INIT) && lapic.take_init() {
+            let apic_base = lapic.read_msr(0x1B);
+            core.init();
+            lapic.reset();
+            debug_assert_eq!(apic_base, lapic.read_msr(0x1B));
+        }
+        if pending.contains(Pending::SIPI) {
+            if let Some(vector) = lapic.take_sipi() {
+                if core.waiting_for_sipi {
+                    core.start_at(vector);
+                }
+            }
+        }
+        if core.waiting_for_sipi {
+            return Delivered::Ok;
+        }
+        if core.interrupt_shadow {
+            return Delivered::Ok;
+        }
+        if pending.contains(Pending::NMI) && !core.nmi_masked && lapic.take_nmi() {
+            core.halted = false;
+            return core.deliver_nmi();
+        }
+        if pending.contains(Pending::INTR) && core.rflags & flag::IF != 0 {
+            if let Some(vector) = lapic.acknowledge() {
+                self.counters.interrupts += 1;
+                core.halted = false;
+                return core.deliver_interrupt(vector);
+            }
+        }
+        Delivered::Ok
+    }
+
+    fn apply(&mut self, request: Request) {
+        match request {
+            Request::Invalidate { offset, size } => self.invalidate(offset, size),
+            Request::Protect { page } => {
+                if let Some(physical) = self.core.memory.address_of(page << 12) {
+                    self.core.tlb.protect(physical);
+                }
+            }
+        }
+    }
+
+    fn invalidate(&mut self, offset: u64, size: u64) {
+        let mut dropped = false;
+        let mut retired = Vec::new();
+        self.blocks.invalidate(&self.core, offset, size, |block| {
+            dropped = true;
+            retired.extend(block.translated.take());
+        });
+        if let Some(translator) = &mut self.translator {
+            retired.iter().for_each(|translated| translator.retire(&mut self.core, translated));
+        }
+        if dropped {
+            self.generation += 1;
+        }
+    }
+
+    /// After a change of address translation: the maps from instruction pointers to code are stale.
+    fn flush_code_maps(&mut self) {
+        if self.core.code_map_flush != 0 {
+            let any = std::mem::take(&mut self.core.code_map_flush) > 1;
+            self.counters.flushes += 1;
+            self.generation += 1;
+            if let Some(translator) = &mut self.translator {
+                translator.flush_jumps(&mut self.core, any);
+            }
+        }
+    }
+
+    /// Runs blocks until the poll word is set.
+    fn execute(&mut self) -> Stop {
+        loop {
+            if self.core.poll.load(Ordering::Relaxed) != 0 {
+                return Stop::Poll;
+            }
+            if self.core.code_map_flush != 0 {
+                self.flush_code_maps();
+            }
+            let outcome = if self.core.interrupt_shadow || blocks::debugged(&self.core) {
+                self.single_instruction()
+            } else {
+                self.next_block()
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(fault) => {
+                    self.counters.exceptions += 1;
+                    if let Delivered::TripleFault = self.core.deliver_fault(fault) {
+                        return Stop::Shutdown;
+                    }
+                }
+            }
+            if std::mem::take(&mut self.core.shutdown) {
+                return Stop::Shutdown;
+            }
+            if self.core.halted || self.interruptible() {
+                return Stop::Poll;
+            }
+        }
+    }
+
+    /// Something waits that could be delivered now (IF may just have been set).
+    fn interruptible(&self) -> bool {
+        match &self.core.lapic {
+            Some(lapic) => {
+                let pending = lapic.pending();
+                !pending.is_empty()
+                    && !self.core.interrupt_shadow
+                    && (pending.intersects(Pending::INIT | Pending::SIPI)
+                        || pending.contains(Pending::NMI) && !self.core.nmi_masked
+                        || pending.contains(Pending::INTR) && self.core.rflags & flag::IF != 0)
+            }
+            None => false,
+        }
+    }
+
+    /// Finds what is at the instruction pointer and runs it, translated when there is a translation.
+    fn next_block(&mut self) -> Result<(), Fault> {
+        let mode = Mode::of(&self.core);
+        let slot = self.core.rip as usize & (NEAR - 1);
+        let near = self.near[slot];
+        let id = if near.rip == self.core.rip && near.mode == mode && near.generation == self.generation {
+            near.block
+        } else {
+            match self.blocks.find(&mut self.core, mode)? {
+                Found::Block(id) => {
+                    self.near[slot] = NearEntry { rip: self.core.rip, mode, block: id, generation: self.generation };
+                    id
+                }
+                Found::Single(decoded) => {
+                    self.counters.interpreted += 1;
+                    return interp::step(&mut self.core, &decoded.instruction, decoded.handler);
+                }
+            }
+        };
+        if let Some(translator) = &mut self.translator {
+            if translator.wants(&self.blocks.list[id as usize]) {
+                return translator.run(&mut self.core, &mut self.blocks, id);
+            }
+        }
+        let block = &mut self.blocks.list[id as usize];
+        block.entered = block.entered.saturating_add(1);
+        let (count, result) = interpret(&mut self.core, block);
+        self.counters.interpreted += count;
+        result
+    }
+
+    /// One instruction with everything around it looked at: after STI and MOV SS, and while debugging.
+    fn single_instruction(&mut self) -> Result<(), Fault> {
+        let stepping = self.core.rflags & flag::TF != 0;
+        let shadow = std::mem::take(&mut self.core.interrupt_shadow);
+        if !shadow {
+            self.core.instruction_breakpoint()?;
+        }
+        let mode = Mode::of(&self.core);
+        let decoded = match self.blocks.find(&mut self.core, mode)? {
+            Found::Block(id) => Box::new(self.blocks.list[id as usize].code[0].clone()),
+            Found::Single(decoded) => decoded,
+        };
+        self.counters.interpreted += 1;
+        self.core.rflags &= !flag::RF;
+        interp::step(&mut self.core, &decoded.instruction, decoded.handler)?;
+        if stepping {
+            return Err(self.core.single_step_trap());
+        }
+        Ok(())
+    }
+}
+
+/// Interprets a block; stops early at a branch, or when the block's own code was changed. Returns the number of
+/// instructions executed.
+fn interpret(core: &mut Core, block: &Block) -> (u64, Result<(), Fault>) {
+    let mut count = 0;
+    for decoded in &block.code {
+        if core.rip != decoded.instruction.ip() {
+            break;
+        }
+        count += 1;
+        if let Err(fault) = interp::step(core, &decoded.instruction, decoded.handler) {
+            return (count, Err(fault));
+        }
+        // A store into translated code (our own included) posts a request and sets the poll word.
+        if core.poll.load(Ordering::Relaxed) != 0 {
+            break;
+        }
+    }
+    (count, Ok(()))
+}
+
+impl Core {
+    /// INIT: Intel SDM volume 3A, table 10-1. x87, SSE, MSRs and the local APIC's base keep their values.
+    fn init(&mut self) {
+        let reset = CpuState::reset();
+        self.gpr = reset.gpr;
+        self.rip = reset.rip;
+        self.rflags = reset.rflags;
+        self.segments = reset.segments;
+        self.tr = reset.tr;
+        self.ldtr = reset.ldtr;
+        self.gdtr = reset.gdtr;
+        self.idtr = reset.idtr;
+        self.cr0 = reset.cr0 & !(cr0::CD | cr0::NW) | self.cr0 & (cr0::CD | cr0::NW);
+        self.cr2 = 0;
+        self.cr3 = 0;
+        self.cr4 = 0;
+        self.efer = 0;
+        self.dr = reset.dr;
+        self.dr6 = reset.dr6;
+        self.dr7 = reset.dr7;
+        self.halted = false;
+        self.nmi_masked = false;
+        self.interrupt_shadow = false;
+        self.waiting_for_sipi = self.id != 0;
+        self.flush_tlb(false);
+    }
+
+    /// A start-up IPI: real mode at `vector << 12`.
+    fn start_at(&mut self, vector: u8) {
+        let selector = u16::from(vector) << 8;
+        self.segments[SegmentRegister::Cs as usize] =
+            Segment { base: u64::from(vector) << 12, limit: 0xFFFF, selector, access: 0x9B };
+        self.rip = 0;
+        self.waiting_for_sipi = false;
+    }
+}
+
+impl Drop for RecompilerVcpu {
+    fn drop(&mut self) {
+        self.core.shared.mailbox(self.core.id).detach();
     }
 }
 
 impl Vcpu for RecompilerVcpu {
     fn run(&mut self) -> Result<Exit, Error> {
-        Ok(Exit::Halted)
+        loop {
+            if let Some(exit) = self.attend() {
+                self.core.shared.mailbox(self.core.id).leave();
+                return Ok(exit);
+            }
+            if let Stop::Shutdown = self.execute() {
+                self.core.shared.mailbox(self.core.id).leave();
+                return Ok(Exit::Shutdown);
+            }
+        }
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {
@@ -26,10 +360,13 @@ impl Vcpu for RecompilerVcpu {
     }
 
     fn state(&mut self) -> Result<CpuState, Error> {
-        Ok(CpuState::reset())
+        Ok(self.core.to_state())
     }
 
-    fn set_state(&mut self, _state: &CpuState) -> Result<(), Error> {
+    fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
+        self.core.load_state(state)?;
+        self.core.flush_tlb(false);
+        self.flush_code_maps();
         Ok(())
     }
 
@@ -38,6 +375,18 @@ impl Vcpu for RecompilerVcpu {
     }
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
+        let counters = &self.counters;
+        let mut statistics = vec![
+            ("blocks", self.blocks.list.len() as u64),
+            ("invalidations", self.blocks.invalidations),
+            ("interpreted", counters.interpreted),
+            ("exceptions", counters.exceptions),
+            ("interrupts", counters.interrupts),
+            ("flushes", counters.flushes),
+        ];
+        if let Some(translator) = &self.translator {
+            statistics.extend(translator.statistics());
+        }
+        statistics
     }
 }

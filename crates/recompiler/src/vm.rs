@@ -196,6 +196,14 @@ impl Shared {
         }
     }
 
+    /// Whether any vCPU has translated code from `offset..offset + size` of the RAM file, within one page.
+    pub(crate) fn holds_code(&self, offset: u64, size: u64) -> bool {
+        let mask = Self::granule_mask(offset, size);
+        self.mailboxes
+            .iter()
+            .any(|mailbox| mailbox.granules[(offset >> 12) as usize].load(Ordering::SeqCst) & mask != 0)
+    }
+
     /// Whether a page of the RAM file holds no translated code, so that the TLB may let writes through. Clears a stale
     /// CODE flag.
     pub(crate) fn page_free_of_code(&self, memory: &GuestMemory, page: u64) -> bool {

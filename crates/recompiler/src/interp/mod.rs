@@ -3,7 +3,7 @@
 //! It runs rare and privileged instructions and code seen only once or twice, and it is the oracle that the translator is
 //! tested against.
 
-mod integer;
+pub(crate) mod integer;
 mod simd;
 pub(crate) mod system;
 

@@ -1,10 +1,9 @@
 //! Control registers, descriptor table registers, and what else steers the processor.
 //! Intel SDM volume 3A, chapters 2 and 4.
 
-use super::descriptor::is_canonical;
 use super::segment::{privileged, user_mode_prevented};
 use crate::fault::Fault;
-use crate::interp::integer::operand;
+use crate::interp::integer::operand::{self, canonical};
 use crate::mmu::PHYSICAL_BITS;
 use crate::state::{Bits, Core, Executed, cr0, cr4, efer, flag};
 use hv::{DescriptorTable, SegmentRegister};
@@ -252,7 +251,7 @@ fn load_table(core: &mut Core, instruction: &Instruction) -> Result<DescriptorTa
     let mut base = [0; 8];
     base[..width].copy_from_slice(&bytes[2..2 + width]);
     let base = u64::from_le_bytes(base) & mask;
-    if width == 8 && !is_canonical(base) {
+    if width == 8 && !canonical(base) {
         return Err(Fault::GP0);
     }
     Ok(DescriptorTable { base, limit: u16::from_le_bytes([bytes[0], bytes[1]]) })
@@ -308,7 +307,7 @@ fn unchecked_linear(core: &Core, instruction: &Instruction) -> u64 {
 pub(super) fn invlpg(core: &mut Core, instruction: &Instruction) -> Executed {
     privileged(core)?;
     let linear = unchecked_linear(core, instruction);
-    if is_canonical(linear) {
+    if canonical(linear) {
         core.flush_page(linear);
     }
     Ok(())
@@ -326,8 +325,7 @@ pub(super) fn invpcid(core: &mut Core, instruction: &Instruction) -> Executed {
     let (low, linear) = (descriptor as u64, (descriptor >> 64) as u64);
     let pcid = low & CR3_PCID;
     let without_pcids = core.cr4 & cr4::PCIDE == 0;
-    if kind > 3 || low & !CR3_PCID != 0 || kind < 2 && without_pcids && pcid != 0 || kind == 0 && !is_canonical(linear)
-    {
+    if kind > 3 || low & !CR3_PCID != 0 || kind < 2 && without_pcids && pcid != 0 || kind == 0 && !canonical(linear) {
         return Err(Fault::GP0);
     }
     let current = without_pcids || core.cr3 & CR3_PCID == pcid;
@@ -450,7 +448,7 @@ pub(super) fn read_base(core: &mut Core, instruction: &Instruction) -> Executed 
 pub(super) fn write_base(core: &mut Core, instruction: &Instruction) -> Executed {
     base_instruction(core)?;
     let base = operand::read_register(core, instruction.op0_register());
-    if !is_canonical(base) {
+    if !canonical(base) {
         return Err(Fault::GP0);
     }
     core.segments[base_segment(instruction) as usize].base = base;

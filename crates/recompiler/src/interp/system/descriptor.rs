@@ -129,11 +129,6 @@ pub fn is_null(selector: u16) -> bool {
     selector & !3 == 0
 }
 
-/// Whether a 64-bit address is canonical (48 bits, sign-extended).
-pub fn is_canonical(address: u64) -> bool {
-    matches!((address as i64) >> 47, 0 | -1)
-}
-
 /// An exception with a selector as its error code.
 pub fn selector_fault(vector: u8, selector: u16) -> Fault {
     Fault::with_error(vector, u32::from(selector) & 0xFFFC)
@@ -233,11 +228,5 @@ mod tests {
         assert_eq!(odd.limit(), 0x9ABC);
         assert_eq!(odd.dpl(), 3);
         assert!(!odd.present());
-    }
-
-    #[test]
-    fn only_sign_extended_addresses_are_canonical() {
-        assert!(is_canonical(0x0000_7FFF_FFFF_FFFF) && is_canonical(0xFFFF_8000_0000_0000));
-        assert!(!is_canonical(0x0000_8000_0000_0000) && !is_canonical(0x7FFF_FFFF_FFFF_FFFF));
     }
 }

@@ -1,11 +1,11 @@
 //! Far jumps, calls and returns. Intel SDM volume 3A, sections 5.8 and 7.3.
 
-use super::descriptor::{Descriptor, is_canonical, is_null, kind, not_present};
+use super::descriptor::{Descriptor, is_null, kind, not_present};
 use super::segment::{load_real, null_segment, stack_segment_for};
 use super::stack::Stack;
 use super::task::Switch;
 use crate::fault::{Fault, vector};
-use crate::interp::integer::operand;
+use crate::interp::integer::operand::{self, canonical};
 use crate::state::{Core, Executed};
 use hv::{Gpr, SegmentRegister};
 use iced_x86::{Code, Instruction, OpKind};
@@ -221,7 +221,7 @@ impl Core {
     /// Whether an offset is one that a code segment has.
     fn check_entry(&self, code: Descriptor, offset: u64) -> Executed {
         let valid = match self.long_mode() && code.is_long() {
-            true => is_canonical(offset),
+            true => canonical(offset),
             false => offset <= u64::from(code.limit()),
         };
         if valid { Ok(()) } else { Err(Fault::GP0) }

@@ -1,8 +1,9 @@
 //! SYSCALL, SYSRET, SYSENTER and SYSEXIT as Intel's processors do them. Intel SDM volume 2B.
 
-use super::descriptor::{is_canonical, is_null};
+use super::descriptor::is_null;
 use super::segment::privileged;
 use crate::fault::Fault;
+use crate::interp::integer::operand::canonical;
 use crate::state::{Bits, Core, Executed, efer, flag};
 use hv::{Gpr, Segment, SegmentRegister};
 use iced_x86::{Code, Instruction};
@@ -49,7 +50,7 @@ pub(super) fn sysret(core: &mut Core, instruction: &Instruction) -> Executed {
     let target = core.gpr[Gpr::Rcx as usize];
     let selector = (core.msr.star >> 48) as u16;
     if instruction.code() == Code::Sysretq {
-        if !is_canonical(target) {
+        if !canonical(target) {
             return Err(Fault::GP0);
         }
         core.load_flat(selector.wrapping_add(16), CODE64, selector.wrapping_add(8), 3);
@@ -87,7 +88,7 @@ pub(super) fn sysexit(core: &mut Core, instruction: &Instruction) -> Executed {
     privileged(core)?;
     let (target, pointer) = (core.gpr[Gpr::Rdx as usize], core.gpr[Gpr::Rcx as usize]);
     if instruction.code() == Code::Sysexitq {
-        if !is_canonical(target) || !is_canonical(pointer) {
+        if !canonical(target) || !canonical(pointer) {
             return Err(Fault::GP0);
         }
         core.load_flat(selector.wrapping_add(32), CODE64, selector.wrapping_add(40), 3);

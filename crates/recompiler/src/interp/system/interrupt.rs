@@ -1,10 +1,10 @@
 //! Delivery of exceptions and interrupts. Intel SDM volume 3A, chapter 6.
 
-use super::descriptor::{Descriptor, is_canonical, is_null, kind, not_present};
+use super::descriptor::{Descriptor, is_null, kind, not_present};
 use super::segment::{load_real, null_segment, stack_segment_for};
 use super::stack::Stack;
 use crate::fault::{Fault, vector};
-use crate::interp::integer::operand;
+use crate::interp::integer::operand::{self, canonical};
 use crate::state::{Core, Executed, cr4, flag};
 use hv::{Segment, SegmentRegister};
 use iced_x86::{Instruction, Register};
@@ -290,7 +290,7 @@ impl Core {
         if let Some(error) = event.error {
             stack.push(self, 8, u64::from(error))?;
         }
-        if !is_canonical(entry) {
+        if !canonical(entry) {
             return Err(Fault::GP0);
         }
         let code = self.mark_accessed(selector, code)?;
@@ -315,7 +315,7 @@ impl Core {
             return Err(super::descriptor::invalid_tss(self.tr.selector));
         }
         let pointer: u64 = self.read_system(self.tr.base.wrapping_add(u64::from(offset)))?;
-        if is_canonical(pointer) { Ok(pointer) } else { Err(Fault::SS0) }
+        if canonical(pointer) { Ok(pointer) } else { Err(Fault::SS0) }
     }
 
     /// Clears what entering through a gate clears.

@@ -2,7 +2,6 @@
 
 use crate::fault::Fault;
 use crate::interp::integer::operand;
-use crate::mmu::Kind;
 use crate::state::{Core, Executed, flag};
 use hv::{Gpr, Segment, SegmentRegister};
 use iced_x86::{Code, Instruction, OpKind, Register};
@@ -137,7 +136,7 @@ pub(super) fn input_string(core: &mut Core, instruction: &Instruction) -> Execut
     core.check_port(port, size)?;
     repeat(core, instruction, 0, u64::from(size), |core, offset| {
         let address = operand::linear_address(core, SegmentRegister::Es, offset, usize::from(size), true)?;
-        core.probe(address, u64::from(size), Kind::Write)?;
+        core.target(address, u64::from(size))?;
         let value = core.port_read(port, size);
         match size {
             1 => core.write(address, value as u8),

@@ -1,8 +1,7 @@
 //! A stack under work: control transfers push and pop on it and commit the pointer only when nothing can fault any more.
 
-use super::descriptor::is_canonical;
 use crate::fault::{Fault, vector};
-use crate::interp::integer::operand::within_limit;
+use crate::interp::integer::operand::{canonical, within_limit};
 use crate::state::{Bits, Core, cr4, flag};
 use crate::tlb::View;
 use hv::{Gpr, Segment, SegmentRegister};
@@ -77,7 +76,7 @@ impl Stack {
         let fault = Fault::with_error(vector::SS, self.error);
         let offset = self.pointer & self.mask;
         if self.mask == u64::MAX {
-            let canonical = is_canonical(offset) && is_canonical(offset.wrapping_add(size - 1));
+            let canonical = canonical(offset) && canonical(offset.wrapping_add(size - 1));
             return if canonical { Ok(offset) } else { Err(fault) };
         }
         if !within_limit(&self.segment, offset, size) {

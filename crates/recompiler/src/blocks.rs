@@ -1,0 +1,342 @@
+//! Decoded code: blocks of guest instructions, found by where they lie in memory and how they were to be decoded.
+
+use crate::fault::Fault;
+use crate::interp::{self, Handler};
+use crate::state::{Bits, Core, cr0, cr4, flag};
+use crate::tlb::View;
+use crate::vm::Shared;
+use hv::{Segment, SegmentRegister};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use rustc_hash::FxHashMap;
+
+/// Everything besides the bytes that decides what a piece of code means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Mode(u16);
+
+impl Mode {
+    /// No mode a processor can be in.
+    pub const NONE: Mode = Mode(u16::MAX);
+    const USER: u16 = 1 << 2;
+    const AC: u16 = 1 << 3;
+    const FLAT: u16 = 1 << 4;
+    const FPU: u16 = 1 << 5;
+    const AVX: u16 = 1 << 6;
+    const PROTECTED: u16 = 1 << 7;
+
+    /// The mode a processor is in.
+    pub fn of(core: &Core) -> Mode {
+        let mut mode = match core.bits() {
+            Bits::B16 => 0,
+            Bits::B32 => 1,
+            Bits::B64 => 2,
+        };
+        match core.view() {
+            View::User => mode |= Mode::USER,
+            View::SupervisorAc => mode |= Mode::AC,
+            View::Supervisor => {}
+        }
+        if core.protected() && !core.vm86() {
+            mode |= Mode::PROTECTED;
+        }
+        if mode & 3 == 2 || flat(core) {
+            mode |= Mode::FLAT;
+        }
+        if core.cr0 & (cr0::EM | cr0::TS) == 0 && core.cr4 & cr4::OSFXSR != 0 && exceptions_masked(core) {
+            mode |= Mode::FPU;
+            if core.cr4 & cr4::OSXSAVE != 0 && core.xcr0 & 7 == 7 {
+                mode |= Mode::AVX;
+            }
+        }
+        Mode(mode)
+    }
+
+    /// Width of the code.
+    pub fn bits(self) -> Bits {
+        match self.0 & 3 {
+            0 => Bits::B16,
+            1 => Bits::B32,
+            _ => Bits::B64,
+        }
+    }
+
+    /// Privilege view of data accesses.
+    pub fn view(self) -> View {
+        if self.0 & Mode::USER != 0 {
+            View::User
+        } else if self.0 & Mode::AC != 0 {
+            View::SupervisorAc
+        } else {
+            View::Supervisor
+        }
+    }
+
+    /// CS, DS, ES and SS start at 0 and reach to 4 GiB, with a stack of the code's width: addresses need no segment
+    /// arithmetic.
+    pub fn flat(self) -> bool {
+        self.0 & Mode::FLAT != 0
+    }
+
+    /// x87 and SSE instructions raise neither #NM nor #UD, and their own exceptions are masked.
+    pub fn fpu(self) -> bool {
+        self.0 & Mode::FPU != 0
+    }
+
+    /// So do AVX instructions.
+    pub fn avx(self) -> bool {
+        self.0 & Mode::AVX != 0
+    }
+}
+
+/// No x87 or SSE operation can raise an exception.
+fn exceptions_masked(core: &Core) -> bool {
+    let area = &core.fpu.0;
+    let fcw = u16::from_le_bytes([area[0], area[1]]);
+    let mxcsr = u32::from_le_bytes([area[24], area[25], area[26], area[27]]);
+    fcw & 0x3F == 0x3F && mxcsr & 0x1F80 == 0x1F80
+}
+
+fn flat(core: &Core) -> bool {
+    let segment = |register: SegmentRegister| &core.segments[register as usize];
+    let whole = |segment: &Segment| segment.base == 0 && segment.limit == u32::MAX && segment.access & Segment::P != 0;
+    let expands_up_writable = |segment: &Segment| segment.access & 0b1110 == 0b0010;
+    let stack = segment(SegmentRegister::Ss);
+    core.bits() == Bits::B32
+        && !core.vm86()
+        && whole(segment(SegmentRegister::Cs))
+        && whole(stack)
+        && stack.access & Segment::DB != 0
+        && [SegmentRegister::Ds, SegmentRegister::Es].iter().all(|&register| {
+            let segment = segment(register);
+            whole(segment) && expands_up_writable(segment)
+        })
+}
+
+/// One instruction, decoded.
+#[derive(Clone)]
+pub struct Decoded {
+    /// The instruction, with `ip` set to its RIP.
+    pub instruction: Instruction,
+    /// Its handler in the interpreter.
+    pub handler: Handler,
+}
+
+/// Where a block lies and what it was decoded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Byte of the RAM file.
+    pub offset: u64,
+    /// Instruction pointer of the first instruction.
+    pub rip: u64,
+    /// Mode.
+    pub mode: Mode,
+}
+
+/// Number of a block in its [`Blocks`].
+pub type BlockId = u32;
+
+/// A run of instructions that is entered at its first one.
+pub struct Block {
+    /// Where it is.
+    pub key: Key,
+    /// Bytes of guest code.
+    pub size: u32,
+    /// The instructions.
+    pub code: Box<[Decoded]>,
+    /// Times it was entered in the interpreter.
+    pub entered: u32,
+    /// Host code, once translated.
+    pub translated: Option<crate::translate::Translated>,
+    /// False once the guest changed the code: never to be entered again.
+    pub valid: bool,
+}
+
+/// Instructions a block holds at most.
+pub const MAX_INSTRUCTIONS: usize = 64;
+
+/// All decoded blocks of one vCPU.
+#[derive(Default)]
+pub struct Blocks {
+    /// The blocks by number.
+    pub list: Vec<Block>,
+    by_key: FxHashMap<Key, BlockId>,
+    by_page: FxHashMap<u64, Vec<BlockId>>,
+    /// Blocks dropped because the guest wrote to them.
+    pub invalidations: u64,
+}
+
+/// What there is at an instruction pointer.
+pub enum Found {
+    /// A block.
+    Block(BlockId),
+    /// One instruction that cannot be kept: it crosses a page, or does not lie in RAM.
+    Single(Box<Decoded>),
+}
+
+impl Blocks {
+    /// The block at the processor's instruction pointer, decoding it if need be.
+    ///
+    /// # Errors
+    /// The fault of the instruction fetch.
+    pub fn find(&mut self, core: &mut Core, mode: Mode) -> Result<Found, Fault> {
+        let linear = core.linear_rip();
+        let physical = core.fetch_address(linear)?;
+        let room = 4096 - (physical & 0xFFF);
+        let Some(offset) = core.memory.offset(physical, 1) else {
+            return single(core, mode);
+        };
+        let key = Key { offset, rip: core.rip, mode };
+        if let Some(&id) = self.by_key.get(&key) {
+            return Ok(Found::Block(id));
+        }
+        let mut bytes = [0; 4096];
+        let bytes = &mut bytes[..room as usize];
+        core.physical_read(physical, bytes);
+        let code = decode(core, mode, bytes);
+        if code.is_empty() {
+            return single(core, mode);
+        }
+        let size: usize = code.iter().map(|decoded| decoded.instruction.len()).sum();
+        if core.shared.clone().register_code(core.id, &core.memory, offset, size as u64) {
+            core.tlb.protect(physical);
+        }
+        // From here on every store is noticed; one that came since the bytes were read shows now.
+        let mut again = [0; 4096];
+        core.physical_read(physical, &mut again[..size]);
+        if again[..size] != bytes[..size] {
+            return single(core, mode);
+        }
+        let id = self.list.len() as BlockId;
+        let code = code.into_boxed_slice();
+        self.list.push(Block { key, size: size as u32, code, entered: 0, translated: None, valid: true });
+        self.by_key.insert(key, id);
+        self.by_page.entry(offset >> 12).or_default().push(id);
+        Ok(Found::Block(id))
+    }
+
+    /// Drops the blocks that overlap `offset..offset + size` of the RAM file; `each` is told of every one.
+    pub fn invalidate(&mut self, core: &Core, offset: u64, size: u64, mut each: impl FnMut(&mut Block)) {
+        let end = offset + size;
+        for page in offset >> 12..=(end.max(offset + 1) - 1) >> 12 {
+            let Some(ids) = self.by_page.get_mut(&page) else { continue };
+            let mut granules = 0;
+            ids.retain(|&id| {
+                let block = &mut self.list[id as usize];
+                let (start, stop) = (block.key.offset, block.key.offset + u64::from(block.size));
+                if start < end && offset < stop {
+                    block.valid = false;
+                    block.code = Box::default();
+                    self.by_key.remove(&block.key);
+                    self.invalidations += 1;
+                    each(block);
+                    return false;
+                }
+                granules |= Shared::granules_of(start, u64::from(block.size));
+                true
+            });
+            if ids.is_empty() {
+                self.by_page.remove(&page);
+            }
+            core.shared.set_granules(core.id, page, granules);
+        }
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self, core: &Core) {
+        for &page in self.by_page.keys() {
+            core.shared.set_granules(core.id, page, 0);
+        }
+        self.list.clear();
+        self.by_key.clear();
+        self.by_page.clear();
+    }
+}
+
+/// Decodes instructions until one ends the block, or the page ends.
+fn decode(core: &Core, mode: Mode, bytes: &[u8]) -> Vec<Decoded> {
+    let mut decoder = Decoder::with_ip(mode.bits() as u32, bytes, core.rip, DecoderOptions::NONE);
+    let mut code = Vec::with_capacity(8);
+    let limit = u64::from(core.segments[SegmentRegister::Cs as usize].limit);
+    while code.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
+        let instruction = decoder.decode();
+        let beyond_limit =
+            mode.bits() != Bits::B64 && instruction.ip() + instruction.len() as u64 > limit.saturating_add(1);
+        if instruction.is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes || beyond_limit {
+            break;
+        }
+        let ends = instruction.is_invalid() || ends_block(&instruction);
+        code.push(Decoded { handler: interp::handler(&instruction), instruction });
+        if ends {
+            break;
+        }
+    }
+    code
+}
+
+/// Whether a block cannot go on behind an instruction: it branches, or changes the mode that code is decoded or
+/// interrupted in.
+fn ends_block(instruction: &Instruction) -> bool {
+    use iced_x86::Mnemonic::*;
+    if instruction.flow_control() != FlowControl::Next {
+        return true;
+    }
+    match instruction.mnemonic() {
+        Cli | Sti | Popf | Popfd | Popfq | Hlt | Lmsw | Clts | Invlpg | Invpcid | Wrmsr | Xsetbv | Stac | Clac
+        | Lss | Lgdt | Lidt | Lldt | Ltr | Wbinvd | Invd | Swapgs | Mwait | Rsm | Xrstor | Xrstor64 | Lds | Les
+        | Lfs | Lgs => true,
+        Mov | Pop => {
+            let register = instruction.op0_register();
+            register.is_segment_register() || register.is_cr() || register.is_dr()
+        }
+        Insb | Insd | Insw | Outsb | Outsd | Outsw | Out | In => true,
+        _ => instruction.has_rep_prefix() || instruction.has_repne_prefix(),
+    }
+}
+
+/// Decodes the one instruction at the instruction pointer, wherever its bytes come from.
+fn single(core: &mut Core, mode: Mode) -> Result<Found, Fault> {
+    let linear = core.linear_rip();
+    let mut bytes = [0; 15];
+    let mut have = 0;
+    while have < bytes.len() {
+        let mut at = linear.wrapping_add(have as u64);
+        if mode.bits() != Bits::B64 {
+            at &= 0xFFFF_FFFF;
+            let offset = core.rip + have as u64;
+            if offset > u64::from(core.segments[SegmentRegister::Cs as usize].limit) {
+                break;
+            }
+        }
+        let length = (bytes.len() - have).min(4096 - (at & 0xFFF) as usize);
+        // A fault on the second page counts only if the instruction reaches it.
+        let physical = match core.fetch_address(at) {
+            Ok(physical) => physical,
+            Err(fault) if have == 0 => return Err(fault),
+            Err(fault) => {
+                let mut decoder = Decoder::with_ip(mode.bits() as u32, &bytes[..have], core.rip, DecoderOptions::NONE);
+                let instruction = decoder.decode();
+                if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
+                    return Err(fault);
+                }
+                return Ok(Found::Single(Box::new(Decoded { handler: interp::handler(&instruction), instruction })));
+            }
+        };
+        core.physical_read(physical, &mut bytes[have..have + length]);
+        have += length;
+    }
+    let mut decoder = Decoder::with_ip(mode.bits() as u32, &bytes[..have], core.rip, DecoderOptions::NONE);
+    let instruction = decoder.decode();
+    if have < bytes.len() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
+        // The segment ends inside the instruction.
+        return Err(Fault::GP0);
+    }
+    // Fifteen bytes that are still no instruction: too long.
+    if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
+        return Err(Fault::GP0);
+    }
+    Ok(Found::Single(Box::new(Decoded { handler: interp::handler(&instruction), instruction })))
+}
+
+/// Whether single steps or breakpoints force one instruction at a time.
+pub fn debugged(core: &Core) -> bool {
+    core.rflags & flag::TF != 0 || core.dr7 & 0xFF != 0
+}

@@ -1,0 +1,348 @@
+//! How each guest instruction is translated: copied with other operands, by a rule of its own, or not at all.
+
+use super::encode::Raw;
+use crate::blocks::{Decoded, Mode};
+use crate::state::Bits;
+use iced_x86::{
+    Code, CpuidFeature, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess,
+    OpCodeOperandKind, OpKind, Register,
+};
+
+/// A general register that an instruction names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpr {
+    /// Number in encoding order; for the high-byte registers that of the whole register.
+    pub number: u8,
+    /// Bytes: 1, 2, 4 or 8.
+    pub size: u8,
+    /// AH, CH, DH or BH.
+    pub high: bool,
+    /// The old value matters.
+    pub read: bool,
+    /// Gets a new value.
+    pub written: bool,
+}
+
+/// An instruction that is copied: its operands by the field that names them.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    /// The encoding.
+    pub raw: Raw,
+    /// General register in the reg field.
+    pub reg: Option<Gpr>,
+    /// General register in the r/m field.
+    pub rm: Option<Gpr>,
+    /// General register in VEX.vvvv.
+    pub vvvv: Option<Gpr>,
+    /// General register in the opcode.
+    pub opcode: Option<Gpr>,
+    /// Memory operand.
+    pub memory: Option<Memory>,
+}
+
+/// A memory operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes.
+    pub size: u16,
+    /// Written (also when read).
+    pub write: bool,
+    /// Must be aligned to its size, or the instruction faults (SSE) or needs more than one bus access (LOCK).
+    pub aligned: bool,
+}
+
+/// The way an instruction is translated.
+#[derive(Clone, Debug)]
+pub enum Plan {
+    /// Copied with its operands replaced.
+    Copy(Box<Copied>),
+    /// No effect worth an instruction.
+    Nothing,
+    /// A rule of its own in the lowering, by mnemonic.
+    Rule,
+    /// Left to the interpreter.
+    Interpret,
+}
+
+/// Decides how instructions are translated.
+pub struct Planner {
+    factory: InstructionInfoFactory,
+}
+
+impl Planner {
+    /// A planner.
+    pub fn new() -> Self {
+        Planner { factory: InstructionInfoFactory::new() }
+    }
+
+    /// The plan for one instruction, whose bytes are given.
+    pub fn plan(&mut self, decoded: &Decoded, bytes: &[u8], mode: Mode) -> Plan {
+        let instruction = &decoded.instruction;
+        match class(instruction, mode) {
+            Class::Copy => match self.copied(instruction, bytes, mode) {
+                Some(copied) => Plan::Copy(Box::new(copied)),
+                None => Plan::Interpret,
+            },
+            Class::Nothing => Plan::Nothing,
+            Class::Rule => Plan::Rule,
+            Class::Interpret => Plan::Interpret,
+        }
+    }
+
+    /// Takes a copyable instruction apart. `None`: a form that is not copied.
+    pub fn copied(&mut self, instruction: &Instruction, bytes: &[u8], mode: Mode) -> Option<Copied> {
+        let raw = Raw::parse(bytes, mode.bits() == Bits::B64)?;
+        let info = self.factory.info_options(
+            instruction,
+            InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE,
+        );
+        let accesses = [info.op0_access(), info.op1_access(), info.op2_access(), info.op3_access()];
+        let mut copied = Copied { raw, reg: None, rm: None, vvvv: None, opcode: None, memory: None };
+        let form = instruction.code().op_code();
+        for (operand, &access) in (0..instruction.op_count()).zip(&accesses) {
+            use OpCodeOperandKind as K;
+            let kind = form.op_kind(operand);
+            if instruction.op_kind(operand) == OpKind::Memory {
+                copied.memory = Some(memory(instruction, access)?);
+                continue;
+            }
+            let register = instruction.op_register(operand);
+            let gpr = || general(register, access);
+            match kind {
+                K::r8_reg | K::r16_reg | K::r32_reg | K::r64_reg => copied.reg = Some(gpr()?),
+                K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::r16_rm | K::r32_rm | K::r64_rm => {
+                    copied.rm = Some(gpr()?);
+                }
+                K::r32_vvvv | K::r64_vvvv => copied.vvvv = Some(gpr()?),
+                // `inc r` and `xchg eax, r` were spelled out with a ModRM.
+                K::r16_opcode | K::r32_opcode | K::r64_opcode if copied.raw.has_modrm() => copied.rm = Some(gpr()?),
+                K::r8_opcode | K::r16_opcode | K::r32_opcode | K::r64_opcode => copied.opcode = Some(gpr()?),
+                K::ax | K::eax | K::rax if instruction.mnemonic() == Mnemonic::Xchg => copied.reg = Some(gpr()?),
+                K::al | K::ax | K::eax | K::rax => {
+                    // So were the accumulator's short forms; other implicit uses are not copied.
+                    if !copied.raw.has_modrm() || copied.raw.memory {
+                        return None;
+                    }
+                    copied.rm = Some(gpr()?);
+                }
+                K::mm_or_mem
+                | K::mm_reg
+                | K::mm_rm
+                | K::xmm_or_mem
+                | K::xmm_reg
+                | K::xmm_rm
+                | K::xmm_vvvv
+                | K::xmm_is4
+                | K::ymm_or_mem
+                | K::ymm_reg
+                | K::ymm_rm
+                | K::ymm_vvvv
+                | K::ymm_is4
+                | K::st0
+                | K::sti_opcode
+                | K::imm8
+                | K::imm8_const_1
+                | K::imm8sex16
+                | K::imm8sex32
+                | K::imm8sex64
+                | K::imm16
+                | K::imm32
+                | K::imm32sex64
+                | K::imm64 => {}
+                _ => return None,
+            }
+        }
+        Some(copied)
+    }
+}
+
+/// Splits a general register into number, size and half.
+pub fn general(register: Register, access: OpAccess) -> Option<Gpr> {
+    if !register.is_gpr() {
+        return None;
+    }
+    let high = matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
+    let read = matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::ReadWrite | OpAccess::ReadCondWrite);
+    let written =
+        matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite);
+    let size = register.size() as u8;
+    // A write of 8 or 16 bits, or one that may not happen, keeps the rest.
+    let read = read || written && size < 4 || matches!(access, OpAccess::CondWrite);
+    Some(Gpr { number: register.full_register().number() as u8, size, high, read, written })
+}
+
+fn memory(instruction: &Instruction, access: OpAccess) -> Option<Memory> {
+    let size = instruction.memory_size().size() as u16;
+    let write = !matches!(access, OpAccess::Read | OpAccess::CondRead);
+    if !matches!(size, 1 | 2 | 4 | 6 | 8 | 10 | 16 | 32) || access == OpAccess::NoMemAccess {
+        return None;
+    }
+    use Mnemonic::*;
+    let locked = instruction.has_lock_prefix() || instruction.mnemonic() == Xchg;
+    let vector = instruction.op_count() > 0
+        && size >= 16
+        && (instruction.op0_register().is_vector_register() || instruction.op1_register().is_vector_register());
+    let aligned_vex =
+        matches!(instruction.mnemonic(), Vmovaps | Vmovapd | Vmovdqa | Vmovntdq | Vmovntdqa | Vmovntps | Vmovntpd);
+    let unaligned_legacy = matches!(
+        instruction.mnemonic(),
+        Movups | Movupd | Movdqu | Lddqu | Pcmpestri | Pcmpestrm | Pcmpistri | Pcmpistrm
+    );
+    let legacy = instruction.code().encoding() == iced_x86::EncodingKind::Legacy;
+    let aligned = locked || aligned_vex || (vector && legacy && !unaligned_legacy);
+    Some(Memory { size, write, aligned })
+}
+
+enum Class {
+    Copy,
+    Nothing,
+    Rule,
+    Interpret,
+}
+
+/// Whether the host's processor has an extension. An instruction it lacks must not reach it, whatever CPUID shows the
+/// guest.
+fn host_has(feature: CpuidFeature) -> bool {
+    use CpuidFeature::*;
+    match feature {
+        BMI1 => is_x86_feature_detected!("bmi1"),
+        BMI2 => is_x86_feature_detected!("bmi2"),
+        ADX => is_x86_feature_detected!("adx"),
+        LZCNT => is_x86_feature_detected!("lzcnt"),
+        POPCNT => is_x86_feature_detected!("popcnt"),
+        MOVBE => is_x86_feature_detected!("movbe"),
+        SSE3 => is_x86_feature_detected!("sse3"),
+        SSSE3 => is_x86_feature_detected!("ssse3"),
+        SSE4_1 => is_x86_feature_detected!("sse4.1"),
+        SSE4_2 => is_x86_feature_detected!("sse4.2"),
+        AES => is_x86_feature_detected!("aes"),
+        PCLMULQDQ => is_x86_feature_detected!("pclmulqdq"),
+        SHA => is_x86_feature_detected!("sha"),
+        AVX => is_x86_feature_detected!("avx"),
+        AVX2 => is_x86_feature_detected!("avx2"),
+        FMA => is_x86_feature_detected!("fma"),
+        F16C => is_x86_feature_detected!("f16c"),
+        INTEL8086 | INTEL186 | INTEL286 | INTEL386 | INTEL486 | X64 | CMOV | CX8 | CMPXCHG16B | FPU | FPU287
+        | FPU387 | MMX | SSE | SSE2 | MULTIBYTENOP | PAUSE | PREFETCHW | CET_IBT | CPUID => true,
+        _ => false,
+    }
+}
+
+fn class(instruction: &Instruction, mode: Mode) -> Class {
+    use Mnemonic::*;
+    if !instruction.cpuid_features().iter().all(|&feature| host_has(feature)) {
+        return Class::Interpret;
+    }
+    if !matches!(instruction.segment_prefix(), Register::None | Register::FS | Register::GS) && mode.bits() != Bits::B64
+    {
+        return Class::Interpret;
+    }
+    match instruction.mnemonic() {
+        Adc | Add | And | Cmp | Or | Sbb | Sub | Test | Xor | Inc | Dec | Neg | Not | Mov | Movzx | Movsx | Movsxd
+        | Bswap | Movbe | Xadd | Xchg | Imul | Rcl | Rcr | Rol | Ror | Sal | Shl | Shr | Sar | Bsf | Bsr | Tzcnt
+        | Lzcnt | Popcnt | Shld | Shrd | Andn | Bextr | Blsi | Blsmsk | Blsr | Bzhi | Pdep | Pext | Rorx | Sarx
+        | Shlx | Shrx | Adcx | Adox | Crc32 | Movnti | Mulx | Cmova | Cmovae | Cmovb | Cmovbe | Cmove | Cmovg
+        | Cmovge | Cmovl | Cmovle | Cmovne | Cmovno | Cmovnp | Cmovns | Cmovo | Cmovp | Cmovs | Seta | Setae | Setb
+        | Setbe | Sete | Setg | Setge | Setl | Setle | Setne | Setno | Setnp | Setns | Seto | Setp | Sets => {
+            integer(instruction)
+        }
+        Bt | Btc | Btr | Bts => bit_test(instruction),
+        Nop | Endbr64 | Endbr32 | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw => Class::Nothing,
+        Pause | Lfence | Mfence | Sfence | Clc | Stc | Cmc => Class::Copy,
+        Lea | Push | Pop | Call | Ret | Jmp | Leave | Cbw | Cwde | Cdqe | Cwd | Cdq | Cqo | Mul | Div | Idiv
+        | Cmpxchg | Cmpxchg16b | Fnstsw | Ja | Jae | Jb | Jbe | Je | Jg | Jge | Jl | Jle | Jne | Jno | Jnp | Jns
+        | Jo | Jp | Js => rule(instruction, mode),
+        _ => vector(instruction, mode),
+    }
+}
+
+fn integer(instruction: &Instruction) -> Class {
+    let one_operand_multiply = instruction.mnemonic() == Mnemonic::Imul && instruction.op_count() == 1;
+    if one_operand_multiply {
+        return Class::Rule;
+    }
+    let odd = (0..instruction.op_count()).any(|operand| {
+        let register = instruction.op_register(operand);
+        register.is_segment_register() || register.is_cr() || register.is_dr() || register.is_tr()
+    });
+    let offset_form = matches!(
+        instruction.code(),
+        Code::Mov_AL_moffs8
+            | Code::Mov_AX_moffs16
+            | Code::Mov_EAX_moffs32
+            | Code::Mov_RAX_moffs64
+            | Code::Mov_moffs8_AL
+            | Code::Mov_moffs16_AX
+            | Code::Mov_moffs32_EAX
+            | Code::Mov_moffs64_RAX
+    );
+    if odd || offset_form { Class::Interpret } else { Class::Copy }
+}
+
+fn bit_test(instruction: &Instruction) -> Class {
+    let memory = instruction.op0_kind() == OpKind::Memory;
+    if memory && instruction.op1_kind() == OpKind::Register { Class::Interpret } else { Class::Copy }
+}
+
+fn rule(instruction: &Instruction, mode: Mode) -> Class {
+    use FlowControl::*;
+    let far = instruction.is_jmp_far()
+        || instruction.is_call_far()
+        || instruction.is_jmp_far_indirect()
+        || instruction.is_call_far_indirect();
+    let operand_size = instruction.code().op_code().operand_size();
+    let natural = if mode.bits() == Bits::B64 { 64 } else { 32 };
+    let stack_or_flow = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Push | Mnemonic::Pop | Mnemonic::Leave | Mnemonic::Ret | Mnemonic::Call | Mnemonic::Jmp
+    );
+    // 16-bit pushes, branches and the like are too rare for a rule.
+    let odd_size = stack_or_flow && operand_size != 0 && operand_size != natural;
+    let near_conditional = instruction.flow_control() == ConditionalBranch && !instruction.is_jcc_short_or_near();
+    let truncating = instruction.op0_kind() == OpKind::NearBranch16;
+    let segment = instruction.op_count() > 0 && instruction.op0_register().is_segment_register();
+    let is_pop_memory = instruction.mnemonic() == Mnemonic::Pop && instruction.op0_kind() == OpKind::Memory;
+    let small_divide = matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv)
+        && !matches!(operand_bytes(instruction), 4 | 8);
+    if far || truncating || odd_size || near_conditional || segment || is_pop_memory || small_divide {
+        return Class::Interpret;
+    }
+    if instruction.mnemonic() == Mnemonic::Fnstsw {
+        let to_ax = instruction.op0_register() == Register::AX;
+        return if !mode.fpu() {
+            Class::Interpret
+        } else if to_ax {
+            Class::Rule
+        } else {
+            Class::Copy
+        };
+    }
+    Class::Rule
+}
+
+/// Bytes of the first operand.
+pub fn operand_bytes(instruction: &Instruction) -> usize {
+    match instruction.op0_kind() {
+        OpKind::Memory => instruction.memory_size().size(),
+        _ => instruction.op0_register().size(),
+    }
+}
+
+/// Vector and x87 instructions are copied by the extension they belong to.
+fn vector(instruction: &Instruction, mode: Mode) -> Class {
+    use CpuidFeature::*;
+    use Mnemonic::*;
+    let copied = match instruction.mnemonic() {
+        Fldcw | Fnstcw | Fldenv | Fnstenv | Fnsave | Frstor | Ldmxcsr | Vldmxcsr | Maskmovq | Maskmovdqu
+        | Vmaskmovdqu | Vmaskmovps | Vmaskmovpd | Vpmaskmovd | Vpmaskmovq | Fninit | Fnclex | Wait => false,
+        _ => instruction.cpuid_features().iter().all(|feature| match feature {
+            MMX | SSE | SSE2 | SSE3 | SSSE3 | SSE4_1 | SSE4_2 | AES | PCLMULQDQ | SHA | FPU | FPU287 | FPU387
+            | CMOV => mode.fpu(),
+            AVX | AVX2 | FMA | F16C => mode.avx() && !instruction.is_vsib(),
+            _ => false,
+        }),
+    };
+    // Instructions that touch memory or registers without naming them are not in these sets but for a few.
+    let known = !instruction.cpuid_features().is_empty() && !instruction.is_string_instruction();
+    if copied && known { Class::Copy } else { Class::Interpret }
+}

@@ -1,0 +1,217 @@
+//! The hand-made code around translated blocks: getting in, getting out, and calling Rust from within.
+//!
+//! The frame below translated code (RSP is 16-byte aligned):
+//! ```text
+//! [rsp +   0 .. 512]  YMM0..15 while `memory` calls Rust
+//! [rsp + 512]         the host's MXCSR
+//! [rsp + 520]         the site being worked on
+//! ```
+
+use super::asm::{Asm, host};
+use super::encode::Rm;
+use super::lower::{HOMES, Home, home};
+use super::{interpret_site, resolve_memory};
+use crate::state::layout;
+
+const FRAME: i32 = 536;
+const MXCSR: i32 = 512;
+const SITE: i32 = 520;
+
+/// Reasons for leaving translated code, as in [`crate::state::Core::exit`].
+pub mod exit {
+    /// RIP is right; look at everything.
+    pub const DISPATCH: u32 = 0;
+    /// A link leads to a block that was not linked yet.
+    pub const LINK: u32 = 1;
+    /// The poll word was set at a link.
+    pub const POLL: u32 = 2;
+    /// An indirect jump: RIP is the target.
+    pub const INDIRECT: u32 = 3;
+}
+
+/// Addresses of the stubs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stubs {
+    /// `extern "C" fn(core, host address)`: runs translated code until it leaves.
+    pub enter: u64,
+    /// RAX = linear address, ECX = site: a lookup missed.
+    pub memory: u64,
+    /// ECX = site: interpret its instruction.
+    pub interpret: u64,
+    /// ECX = link.
+    pub link: u64,
+    /// ECX = link.
+    pub poll: u64,
+    /// RAX = guest address.
+    pub indirect: u64,
+}
+
+fn stack(displacement: i32) -> Rm {
+    Rm::Base { base: host::RSP, displacement }
+}
+
+/// Emits the stubs. `avx`: the host has AVX, so there are YMM registers to keep.
+pub fn emit(asm: &mut Asm, avx: bool) -> Stubs {
+    let mask = if avx { 7 } else { 3 };
+    let mut stubs = Stubs { enter: asm.here(), ..Stubs::default() };
+    let saved = [host::RBX, host::RBP, host::R12, host::R13, host::R14, host::R15];
+    for register in saved {
+        push(asm, register);
+    }
+    asm.group1(true, 5, Rm::Register(host::RSP), FRAME);
+    // stmxcsr [rsp + MXCSR]
+    asm.op(false, &[0x0F, 0xAE], 3, stack(MXCSR));
+    asm.store(Rm::Gs(layout::RESUME), host::RSI);
+    restore_vectors(asm, mask);
+    load_registers(asm);
+    asm.op(false, &[0xFF], 4, Rm::Gs(layout::RESUME));
+
+    // The exits: registers and vectors into the core, then back to the caller of `enter`.
+    stubs.link = asm.here();
+    asm.op(false, &[0x89], host::RCX, Rm::Gs(layout::EXIT_LINK));
+    let leave_link = leave_with(asm, exit::LINK);
+    stubs.poll = asm.here();
+    asm.op(false, &[0x89], host::RCX, Rm::Gs(layout::EXIT_LINK));
+    let leave_poll = leave_with(asm, exit::POLL);
+    stubs.indirect = asm.here();
+    asm.store(Rm::Gs(layout::RIP), host::RAX);
+    let leave_indirect = leave_with(asm, exit::INDIRECT);
+    for fixup in [leave_link, leave_poll, leave_indirect] {
+        asm.bind(fixup);
+    }
+    store_registers(asm);
+    save_vectors(asm, mask);
+    let tail = asm.here();
+    asm.group1(true, 0, Rm::Register(host::RSP), FRAME);
+    for register in saved.into_iter().rev() {
+        pop(asm, register);
+    }
+    asm.raw(&[0xC3]);
+
+    // A lookup missed: ask Rust for the bytes' host address, with only the vector registers in the way.
+    stubs.memory = asm.here();
+    store_registers(asm);
+    asm.op(false, &[0x89], host::RCX, stack(SITE));
+    move_vectors(asm, avx, true);
+    asm.mov(host::RSI, host::RAX);
+    asm.mov32(host::RDX, host::RCX);
+    call(asm, resolve_memory as *const () as u64);
+    move_vectors(asm, avx, false);
+    // test rax, rax; jz unresolved
+    asm.op(true, &[0x85], host::RAX, Rm::Register(host::RAX));
+    let unresolved = asm.jcc_forward(4);
+    asm.store(Rm::Gs(layout::RESUME), host::RAX);
+    asm.store(Rm::Gs(layout::SCRATCH2), host::RDX);
+    load_registers(asm);
+    asm.load(host::RAX, Rm::Gs(layout::SCRATCH2));
+    asm.raw(&[0x31, 0xC9]);
+    asm.op(false, &[0xFF], 4, Rm::Gs(layout::RESUME));
+
+    // Interpret one instruction, and come back behind it where that is still right.
+    stubs.interpret = asm.here();
+    store_registers(asm);
+    asm.op(false, &[0x89], host::RCX, stack(SITE));
+    asm.bind(unresolved);
+    save_vectors(asm, mask);
+    asm.op(false, &[0x8B], host::RSI, stack(SITE));
+    call(asm, interpret_site as *const () as u64);
+    asm.op(true, &[0x85], host::RAX, Rm::Register(host::RAX));
+    let resumed = asm.jcc_forward(5);
+    asm.op(false, &[0xC7], 0, Rm::Gs(layout::EXIT));
+    asm.dword(exit::DISPATCH);
+    asm.jmp(tail);
+    asm.bind(resumed);
+    asm.store(Rm::Gs(layout::RESUME), host::RAX);
+    restore_vectors(asm, mask);
+    // movzx eax, word gs:[FLAGS]; add al, 0x7F; sahf: the flags both in the core and in the host's.
+    asm.raw(&[0x65, 0x0F, 0xB7, 0x04, 0x25]);
+    asm.dword(layout::FLAGS);
+    asm.raw(&[0x04, 0x7F, 0x9E]);
+    load_registers(asm);
+    asm.op(false, &[0xFF], 4, Rm::Gs(layout::RESUME));
+    stubs
+}
+
+fn push(asm: &mut Asm, register: u8) {
+    if register > 7 {
+        asm.raw(&[0x41]);
+    }
+    asm.raw(&[0x50 | register & 7]);
+}
+
+fn pop(asm: &mut Asm, register: u8) {
+    if register > 7 {
+        asm.raw(&[0x41]);
+    }
+    asm.raw(&[0x58 | register & 7]);
+}
+
+fn leave_with(asm: &mut Asm, reason: u32) -> super::asm::Fixup {
+    asm.op(false, &[0xC7], 0, Rm::Gs(layout::EXIT));
+    asm.dword(reason);
+    asm.jmp_forward()
+}
+
+/// Guest registers from the core into their host registers; changes no flags.
+fn load_registers(asm: &mut Asm) {
+    for number in 0..HOMES.len() as u8 {
+        if let Home::Host(register) = home(number) {
+            asm.load(register, Rm::Gs(layout::gpr(number)));
+        }
+    }
+}
+
+/// Guest registers into the core.
+fn store_registers(asm: &mut Asm) {
+    for number in 0..HOMES.len() as u8 {
+        if let Home::Host(register) = home(number) {
+            asm.store(Rm::Gs(layout::gpr(number)), register);
+        }
+    }
+}
+
+/// `call` of a Rust function with the core as its first argument.
+fn call(asm: &mut Asm, function: u64) {
+    asm.load(host::RDI, Rm::Gs(layout::THIS));
+    asm.mov_imm(host::RAX, function);
+    asm.op(false, &[0xFF], 2, Rm::Register(host::RAX));
+}
+
+/// x87, SSE and AVX state into the core; the host's defaults instead. Destroys RAX, RCX, RDX.
+fn save_vectors(asm: &mut Asm, mask: u8) {
+    asm.mov_imm(host::RAX, u64::from(mask));
+    asm.raw(&[0x31, 0xD2]);
+    asm.load(host::RCX, Rm::Gs(layout::THIS));
+    // xsave64 [rcx + FPU]; fninit; ldmxcsr [rsp + MXCSR]
+    asm.op(true, &[0x0F, 0xAE], 4, Rm::Base { base: host::RCX, displacement: layout::FPU as i32 });
+    asm.raw(&[0xDB, 0xE3]);
+    asm.op(false, &[0x0F, 0xAE], 2, stack(MXCSR));
+}
+
+/// x87, SSE and AVX state from the core. Destroys RAX, RCX, RDX.
+fn restore_vectors(asm: &mut Asm, mask: u8) {
+    asm.mov_imm(host::RAX, u64::from(mask));
+    asm.raw(&[0x31, 0xD2]);
+    asm.load(host::RCX, Rm::Gs(layout::THIS));
+    // xrstor64 [rcx + FPU]
+    asm.op(true, &[0x0F, 0xAE], 5, Rm::Base { base: host::RCX, displacement: layout::FPU as i32 });
+}
+
+/// The vector registers to or from the frame.
+fn move_vectors(asm: &mut Asm, avx: bool, store: bool) {
+    for register in 0..16u8 {
+        let slot = stack(i32::from(register) * 32);
+        if avx {
+            // vmovdqu ymm: VEX.256.F3.0F 6F/7F
+            let r = u8::from(register < 8) << 7;
+            asm.raw(&[0xC5, r | 0x7E, if store { 0x7F } else { 0x6F }]);
+        } else {
+            asm.raw(&[0xF3]);
+            if register > 7 {
+                asm.raw(&[0x44]);
+            }
+            asm.raw(&[0x0F, if store { 0x7F } else { 0x6F }]);
+        }
+        asm.modrm(register, slot);
+    }
+}
