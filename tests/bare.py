@@ -38,10 +38,10 @@ def real_mode_vm(
     cpus: int = 1,
     reboot: bool = False,
 ) -> wirt.VM:
-    """A machine of 2 MiB, not yet started, whose vCPU 0 begins with `source` in real mode. `OUT(0xf4)` ends it."""
-    vm = wirt.VM(
-        memory="2M", cpus=cpus, accel=accelerator, devices=[IsaDebugExit(), *devices], reboot=reboot
-    )
+    """A machine of 2 MiB, not yet started, whose vCPU 0 begins with `source` in real mode. `OUT(0xf4)` ends
+    it.
+    """
+    vm = wirt.VM(memory="2M", cpus=cpus, accel=accelerator, devices=[IsaDebugExit(), *devices], reboot=reboot)
     vm.memory.write(CODE, assemble(source))
     vm.vcpus[0].set_registers(rip=CODE, cs=REAL_MODE_CODE, rsp=CODE)
     return vm

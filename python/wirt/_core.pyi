@@ -156,6 +156,16 @@ class Machine:
     def state(self) -> Literal["created", "running", "paused", "ended"]: ...
     def add_uart(self, name: str, port: int, irq: int, terminal: Terminal) -> None:
         """Add a 16550A at 8 ports from `port` on, with interrupt line `irq`."""
+    def add_disk(self, slot: int, name: str, fd: int, readonly: bool, serial: str) -> None:
+        """Add a virtio disk over a duplicate of `fd` at PCI slot 2 to 31. `serial`: at most 20 ASCII
+        bytes.
+        """
+    def add_net(self, slot: int, name: str, mac: tuple[int, int, int, int, int, int]) -> None:
+        """Add a virtio network card whose packets go nowhere."""
+    def add_rng(self, slot: int, name: str) -> None:
+        """Add a virtio source of randomness."""
+    def add_console(self, slot: int, terminal: Terminal) -> None:
+        """Add a virtio console."""
     def add_port_device(
         self, device: _Device, name: str, first: int, last: int, sizes: tuple[int, int]
     ) -> None:

@@ -9,7 +9,9 @@ from wirt import _core
 
 @pytest.fixture(params=["kvm", "recompiler"])
 def accelerator(request: pytest.FixtureRequest) -> str:
-    """The name of an accelerator that makes machines here; the test is skipped, with the reason, for others."""
+    """The name of an accelerator that makes machines here; the test is skipped, with the reason, for
+    others.
+    """
     name: str = request.param
     memory = _core.GuestMemory([(0, 0x1000, 0, False)])
     try:

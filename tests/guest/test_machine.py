@@ -7,9 +7,9 @@ import os
 import time
 from pathlib import Path
 
-import bare
 import pytest
 
+import bare
 import wirt
 
 PRINT_AND_ECHO = """

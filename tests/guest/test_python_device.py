@@ -6,9 +6,9 @@ import sys
 import threading
 from typing import Any
 
-import bare
 import pytest
 
+import bare
 import wirt
 
 
@@ -124,9 +124,7 @@ def test_exception_reads_all_ones_and_is_reported_once(
         (wirt.Action.exit(42), "exit", 42),
     ],
 )
-def test_actions_end_the_machine(
-    accelerator: str, action: wirt.Action, reason: str, status: int
-) -> None:
+def test_actions_end_the_machine(accelerator: str, action: wirt.Action, reason: str, status: int) -> None:
     class Switch(wirt.Device):
         ports = range(0x500, 0x501)
 

@@ -9,6 +9,7 @@ mod device;
 mod errors;
 mod machine;
 mod memory;
+mod pci_devices;
 mod registers;
 mod terminal;
 mod waiting;

@@ -2,15 +2,18 @@ use crate::accelerator;
 use crate::device::PyDevice;
 use crate::errors::core_error;
 use crate::memory::GuestMemory;
+use crate::pci_devices;
 use crate::registers::{Changes, to_python};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, duplicate};
 use crate::waiting::{interruptible, timeout};
 use board::{Buses, Chipset, Uart};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use std::fs::File;
 use std::sync::Arc;
+use virtio::{Blk, BlkOptions, Net, NetOptions, NullBackend, Rng};
 
 /// One machine on one accelerator.
 #[pyclass(frozen, module = "wirt._core")]
@@ -63,6 +66,26 @@ impl Machine {
         let line = self.chipset()?.lines().line(irq).map_err(core_error)?;
         let uart = Uart::new(name, line, terminal.terminal.clone());
         self.machine.buses().insert_port(port..=last, uart).map_err(core_error)
+    }
+
+    fn add_disk(&self, slot: u8, name: &str, fd: i32, readonly: bool, serial: String) -> PyResult<()> {
+        let options = BlkOptions { readonly, serial, queues: 1 };
+        let disk = Blk::new(name, File::from(duplicate(fd)?), options).map_err(core_error)?;
+        pci_devices::add(&self.machine, &*self.chipset()?, slot, Arc::new(disk)).map_err(core_error)
+    }
+
+    fn add_net(&self, slot: u8, name: &str, mac: [u8; 6]) -> PyResult<()> {
+        let net = Net::new(name, NetOptions { mac, mtu: None }, Arc::new(NullBackend));
+        pci_devices::add(&self.machine, &*self.chipset()?, slot, Arc::new(net)).map_err(core_error)
+    }
+
+    fn add_rng(&self, slot: u8, name: &str) -> PyResult<()> {
+        pci_devices::add(&self.machine, &*self.chipset()?, slot, Arc::new(Rng::new(name))).map_err(core_error)
+    }
+
+    fn add_console(&self, slot: u8, terminal: &Terminal) -> PyResult<()> {
+        let console = pci_devices::console(&terminal.terminal);
+        pci_devices::add(&self.machine, &*self.chipset()?, slot, console).map_err(core_error)
     }
 
     fn add_port_device(

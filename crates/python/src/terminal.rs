@@ -2,7 +2,7 @@ use crate::errors::core_error;
 use crate::waiting::{interruptible, timeout};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,12 +21,7 @@ impl Terminal {
     }
 
     fn copy_to(&self, fd: i32) -> PyResult<()> {
-        if fd < 0 {
-            return Err(core_error("a file descriptor is not negative"));
-        }
-        // SAFETY: borrowed for the call only; the system refuses a number that is not open.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
-        Ok(self.terminal.copy_to(fd)?)
+        Ok(self.terminal.copy_to(duplicate(fd)?)?)
     }
 
     #[pyo3(signature = (data, timeout = None))]
@@ -76,6 +71,15 @@ impl Terminal {
     fn copy_error(&self) -> Option<String> {
         self.terminal.copy_error()
     }
+}
+
+/// A duplicate of a descriptor that Python owns.
+pub fn duplicate(fd: i32) -> PyResult<OwnedFd> {
+    if fd < 0 {
+        return Err(core_error("a file descriptor is not negative"));
+    }
+    // SAFETY: borrowed for the call only; the system refuses a number that is not open.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?)
 }
 
 type Seconds = Option<std::time::Duration>;

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -12,9 +14,24 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.machine import acpi, boot, smbios
 from wirt.machine.memory_map import SMBIOS_BASE, MemoryMap, memory_map
+from wirt.storage.raw import open_raw
 
 COM1_PORT: Final = 0x3F8
 COM1_IRQ: Final = 4
+RNG_SLOT: Final = 2
+CONSOLE_SLOT: Final = 3
+NET_SLOT: Final = 4
+FIRST_DISK_SLOT: Final = 5
+"""PCI slots; 0 and 1 are the chipset's. Disks take the slots up to 31."""
+MAX_DISKS: Final = 32 - FIRST_DISK_SLOT
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A raw disk image. Writes reach the file unless `readonly`."""
+
+    path: Path
+    readonly: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +48,8 @@ class PcConfig:
     kernel: Path | bytes | None = None
     initrd: Path | bytes | None = None
     cmdline: str = ""
-    devices: Sequence[Device] = field(default=())
+    disks: Sequence[Disk] = ()
+    devices: Sequence[Device] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +64,8 @@ class Pc:
     entry: boot.EntryState | None
 
 
-def assemble(config: PcConfig, terminal: _core.Terminal) -> Pc:
-    """Make the machine. `terminal` is at the far end of COM1.
+def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Terminal) -> Pc:
+    """Make the machine, with the given far ends of its serial port and its virtio console.
 
     Raises BootError, ValueError or CoreError with one sentence for the user; nothing is left behind then.
     """
@@ -55,7 +73,12 @@ def assemble(config: PcConfig, terminal: _core.Terminal) -> Pc:
     memory = _core.GuestMemory([(region.address, region.size, region.offset, False) for region in layout.ram])
     machine = _core.Machine(memory, config.cpus, config.accelerator)
     try:
-        machine.add_uart("COM1", COM1_PORT, COM1_IRQ, terminal)
+        machine.add_uart("COM1", COM1_PORT, COM1_IRQ, com1)
+        machine.add_rng(RNG_SLOT, "rng0")
+        machine.add_console(CONSOLE_SLOT, virtio_console)
+        machine.add_net(NET_SLOT, "net0", hardware_address(config.uuid))
+        for index, disk in enumerate(config.disks):
+            _add_disk(machine, index, disk)
         for device in config.devices:
             _attach(machine, device)
         entry = None
@@ -67,6 +90,20 @@ def assemble(config: PcConfig, terminal: _core.Terminal) -> Pc:
         machine.close()
         raise
     return Pc(layout, memory, machine, entry)
+
+
+def hardware_address(uuid: UUID) -> tuple[int, int, int, int, int, int]:
+    """The network card's address: locally administered, and always the same for a machine."""
+    first, second, third, fourth, fifth = sha256(uuid.bytes).digest()[:5]
+    return (0x52, first, second, third, fourth, fifth)
+
+
+def _add_disk(machine: _core.Machine, index: int, disk: Disk) -> None:
+    fd = open_raw(disk.path, readonly=disk.readonly)
+    try:
+        machine.add_disk(FIRST_DISK_SLOT + index, f"disk{index}", fd, disk.readonly, f"wirt-disk{index}")
+    finally:
+        os.close(fd)
 
 
 def _attach(machine: _core.Machine, device: Device) -> None:

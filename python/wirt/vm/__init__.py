@@ -1,5 +1,6 @@
 """One virtual machine: what it is made of, how it runs, and what a program can do with it."""
 
+from wirt.machine.pc import Disk
 from wirt.vm.accelerator import Accelerator, choose
 from wirt.vm.console import Console
 from wirt.vm.memory import Memory
@@ -8,7 +9,7 @@ from wirt.vm.result import Result
 from wirt.vm.run import run
 from wirt.vm.shell import CompletedExec
 from wirt.vm.sizes import format_size, parse_size
-from wirt.vm.spec import Disk, Spec
+from wirt.vm.spec import Spec
 from wirt.vm.vcpu import Vcpu
 from wirt.vm.vm import VM
 

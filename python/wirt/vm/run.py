@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from wirt.devices.device import Device
 from wirt.errors import Error, WaitTimeout
 from wirt.machine import tiny
+from wirt.machine.pc import Disk
 from wirt.vm.frames import FrameReader
 from wirt.vm.shell import CompletedExec
-from wirt.vm.spec import Disk
 from wirt.vm.vm import VM
 
 

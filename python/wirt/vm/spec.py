@@ -13,18 +13,11 @@ from uuid import UUID, uuid4
 from wirt.devices.device import Device, check_ranges
 from wirt.errors import CapacityError, NotFoundError, UsageError
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
+from wirt.machine.pc import MAX_DISKS, Disk
 from wirt.vm.sizes import format_size, parse_size
 
 MAX_CPUS: Final = 255
 Guest = Literal["tiny"]
-
-
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """A raw disk image. Writes reach the file unless `readonly`."""
-
-    path: Path
-    readonly: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +57,8 @@ def make_spec(
         raise UsageError(f"The guest {guest!r} brings its own kernel: leave one of the two out.")
     if kernel is None and guest is None and (initrd is not None or append is not None):
         raise UsageError("An initrd or a command line needs a kernel: give one.")
+    if len(disks) > MAX_DISKS:
+        raise UsageError(f"A machine has at most {MAX_DISKS} disks, not {len(disks)}.")
     for device in devices:
         check_ranges(device)
     return Spec(

@@ -14,14 +14,14 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.errors import ClosedError, Error, WaitTimeout
 from wirt.machine import boot
-from wirt.machine.pc import Pc, PcConfig, assemble
+from wirt.machine.pc import Disk, Pc, PcConfig, assemble
 from wirt.vm.accelerator import choose
 from wirt.vm.console import HISTORY, Console
 from wirt.vm.memory import Memory
 from wirt.vm.registers import entry_registers
 from wirt.vm.result import Result, result_of
 from wirt.vm.shell import CompletedExec, Shell
-from wirt.vm.spec import Disk, Spec, make_spec
+from wirt.vm.spec import Spec, make_spec
 from wirt.vm.vcpu import Vcpu
 
 KERNEL_CMDLINE: Final = "console=ttyS0"
@@ -84,7 +84,11 @@ class VM:
         self._terminal = _core.Terminal(HISTORY)
         if serial is not None:
             self._terminal.copy_to(serial)
+        self._virtio_terminal = _core.Terminal(HISTORY)
         self.console = Console(self._terminal)
+        """The first serial port, ttyS0 in Linux."""
+        self.virtio_console = Console(self._virtio_terminal)
+        """The virtio console, hvc0 in Linux."""
         self.memory = Memory(lambda: self._pc.memory)
         self.vcpus: tuple[Vcpu, ...] = tuple(Vcpu(lambda: self._pc.machine, index) for index in range(cpus))
         self._shell = Shell(self.console)
@@ -167,6 +171,7 @@ class VM:
             self._supervisor.join()
         self._pc.machine.close()
         self._terminal.close()
+        self._virtio_terminal.close()
         _open_machines.discard(self)
 
     def __enter__(self) -> Self:
@@ -199,12 +204,13 @@ class VM:
             kernel=kernel,
             initrd=initrd,
             cmdline=KERNEL_CMDLINE if cmdline is None else cmdline,
+            disks=spec.disks,
             devices=spec.devices,
         )
 
     def _assemble(self) -> Pc:
         try:
-            pc = assemble(self._config, self._terminal)
+            pc = assemble(self._config, self._terminal, self._virtio_terminal)
             if pc.entry is not None:
                 pc.machine.set_registers(0, entry_registers(pc.entry))
         except (boot.BootError, ValueError) as error:
@@ -247,6 +253,7 @@ class VM:
             if self._result is None:
                 self._result = result
         self._terminal.close()
+        self._virtio_terminal.close()
         self._ended.set()
 
     def _call(self, method: Callable[[], None]) -> None:
