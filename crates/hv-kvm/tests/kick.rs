@@ -7,6 +7,7 @@ use machine::{Access, Mode, kick_after, machine, run};
 use std::time::{Duration, Instant};
 
 const JUMP_TO_ITSELF: [u8; 2] = [0xEB, 0xFE];
+/// Sleeps, so that no tick of the watchdog stands in for a lost kick.
 const CLI_HLT: [u8; 2] = [0xFA, 0xF4];
 /// Facts: usually 0.1 ms, up to 11 ms, and the host may be loaded.
 const SOON: Duration = Duration::from_millis(500);
@@ -46,7 +47,7 @@ fn a_kick_ends_the_wait_of_a_processor_that_nobody_started() {
 #[test]
 fn a_kick_before_the_first_run_is_kept_and_counts_once() {
     let Some(machine) = machine(1) else { return };
-    let mut vcpu = machine.boot(Mode::Real, &JUMP_TO_ITSELF);
+    let mut vcpu = machine.boot(Mode::Real, &CLI_HLT);
     vcpu.kicker().kick();
     vcpu.kicker().kick();
     assert!(matches!(run(&mut *vcpu), Exit::Kicked));
@@ -58,7 +59,7 @@ fn a_kick_before_the_first_run_is_kept_and_counts_once() {
 #[test]
 fn no_kick_is_lost_however_it_falls() {
     let Some(machine) = machine(1) else { return };
-    let mut vcpu = machine.boot(Mode::Real, &JUMP_TO_ITSELF);
+    let mut vcpu = machine.boot(Mode::Real, &CLI_HLT);
     let kick = vcpu.kicker();
     let (ask, asked) = std::sync::mpsc::channel::<u32>();
     // Spins for a different time each round, so that kicks fall before, at and after the entry.
