@@ -186,7 +186,7 @@ impl Clock {
     }
 
     fn encode(&self, value: u8) -> u8 {
-        if self.get(r::B) & B_DECIMAL_OFF != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.get(r::B) & B_DECIMAL_OFF != 0 { value } else { value / 10 * 16 + value % 10 }
     }
 
     fn decode(&self, value: u8) -> u8 {
@@ -398,7 +398,7 @@ mod tests {
             write(&mut clock, LEAP_DAY, &[(r::A, 0x20 | rate), (r::B, B_24_HOURS | PERIODIC)]);
             clock.read(r::C, LEAP_DAY);
             let next = clock.next_event(LEAP_DAY).unwrap();
-            assert_eq!(SECOND / (next - LEAP_DAY), hertz);
+            assert_eq!(next - LEAP_DAY, SECOND.div_ceil(hertz), "{hertz} Hz");
         }
         write(&mut clock, LEAP_DAY, &[(r::A, 0x20)]);
         assert_eq!(clock.next_event(LEAP_DAY), None);
