@@ -265,6 +265,8 @@ pub struct Core {
     pub lapic: Option<Arc<dyn LocalApic>>,
     /// What the vCPUs of this VM share.
     pub shared: Arc<Shared>,
+    /// Vector and x87 instructions as the interpreter runs them.
+    pub stubs: crate::interp::Stubs,
 }
 
 impl Core {
@@ -395,6 +397,7 @@ impl Core {
             bus,
             lapic,
             shared,
+            stubs: crate::interp::Stubs::default(),
         })
     }
 }

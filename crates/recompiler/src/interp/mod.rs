@@ -7,6 +7,7 @@ pub(crate) mod integer;
 mod simd;
 pub(crate) mod system;
 
+pub use simd::Stubs;
 pub use system::Delivered;
 
 use crate::fault::Fault;

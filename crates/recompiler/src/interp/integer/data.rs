@@ -2,10 +2,8 @@
 
 use super::flags;
 use super::operand::{
-    effective_offset, load, memory, read_linear, read_register, segment_index, size, store, write_register,
+    effective_offset, load, memory, read_linear, read_register, size, store, write_register,
 };
-use crate::fault::Fault;
-use crate::interp::system::segment;
 use crate::mmu::Kind;
 use crate::state::{Core, Executed, flag};
 use iced_x86::{Instruction, Mnemonic, Register};
@@ -14,20 +12,6 @@ use std::sync::atomic::{Ordering, fence};
 pub(super) fn mov(core: &mut Core, instruction: &Instruction) -> Executed {
     let value = load(core, instruction, 1)?;
     store(core, instruction, 0, value)
-}
-
-/// MOV to a segment register; a load of SS holds interrupts off for one instruction.
-pub(super) fn mov_to_segment(core: &mut Core, instruction: &Instruction) -> Executed {
-    let register = instruction.op0_register();
-    if register == Register::CS {
-        return Err(Fault::UD);
-    }
-    let selector = load(core, instruction, 1)? as u16;
-    segment::load(core, segment_index(register), selector)?;
-    if register == Register::SS {
-        core.interrupt_shadow = true;
-    }
-    Ok(())
 }
 
 /// MOVSX and MOVSXD.

@@ -31,18 +31,13 @@ fn segment_operand(instruction: &Instruction) -> bool {
     instruction.op0_kind() == OpKind::Register && (Register::ES..=Register::GS).contains(&register)
 }
 
+/// MOV between general registers, memory and immediates; the others are system instructions.
 fn mov(instruction: &Instruction) -> Option<Handler> {
     let special = |operand| {
         let register: Register = instruction.op_register(operand);
-        register.is_cr() || register.is_dr() || register.is_tr()
+        register.is_segment_register() || register.is_cr() || register.is_dr() || register.is_tr()
     };
-    if segment_operand(instruction) {
-        Some(data::mov_to_segment)
-    } else if special(0) || special(1) {
-        None
-    } else {
-        Some(data::mov)
-    }
+    if special(0) || special(1) { None } else { Some(data::mov) }
 }
 
 /// Jcc, SETcc and CMOVcc, told apart by their operands.
