@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 import wirt
-from wirt.devices.isa_debug_exit import IsaDebugExit
 
 CODE: Final = 0x1000
 """Where the code of a bare guest lies, and where it begins."""
@@ -41,8 +40,8 @@ def real_mode_vm(
     """A machine of 2 MiB, not yet started, whose vCPU 0 begins with `source` in real mode. `OUT(0xf4)` ends
     it.
     """
-    vm = wirt.VM(memory="2M", cpus=cpus, accel=accelerator, devices=[IsaDebugExit(), *devices], reboot=reboot)
-    vm.memory.write(CODE, assemble(source))
+    vm = wirt.VM(memory="2M", cpus=cpus, accel=accelerator, devices=["isa-debug-exit", *devices],
+    reboot=reboot) vm.memory.write(CODE, assemble(source))
     vm.vcpus[0].set_registers(rip=CODE, cs=REAL_MODE_CODE, rsp=CODE)
     return vm
 

@@ -156,6 +156,14 @@ class Machine:
     def state(self) -> Literal["created", "running", "paused", "ended"]: ...
     def add_uart(self, name: str, port: int, irq: int, terminal: Terminal) -> None:
         """Add a 16550A at 8 ports from `port` on, with interrupt line `irq`."""
+    def add_debug_exit(self) -> None:
+        """Add isa-debug-exit: a write of `value` to ports 0xF4 to 0xF7 ends the machine with `value << 1 |
+        1`.
+        """
+    def add_debug_port(self, fd: int) -> None:
+        """Add the debug port 0x402, which writes to a duplicate of `fd`."""
+    def press_power_button(self) -> None:
+        """Ask the guest to power off."""
     def add_disk(self, slot: int, name: str, fd: int, readonly: bool, serial: str) -> None:
         """Add a virtio disk over a duplicate of `fd` at PCI slot 2 to 31. `serial`: at most 20 ASCII
         bytes.

@@ -168,7 +168,8 @@ def test_device_cannot_wait_for_its_own_vcpu(accelerator: str) -> None:
             return wirt.Action.shutdown()
 
     device = Pauser()
-    with bare.real_mode_vm("mov dx, 0x500\n out dx, al\n spin: jmp spin", accelerator, [device]) as vm:
+    vm = bare.real_mode_vm("mov dx, 0x500\n out dx, al\n spin: jmp spin", accelerator, [device])
+    with vm:
         assert vm.wait(10).reason == "shutdown"
     assert len(device.errors) == 2
     assert all("while its vCPU waits" in error for error in device.errors)

@@ -1,35 +1,42 @@
 use crate::irqchip::Placed;
 use crate::pci::PciBus;
-use crate::{Buses, HostBridge, IrqLines, Irqchip, IsaBridge, PowerManagement, Timers};
+use crate::{
+    Buses, CMOS_PORT, Cmos, CmosConfig, Device, HostBridge, I8042, I8042_COMMAND_PORT, I8042_DATA_PORT, IrqLines,
+    Irqchip, IsaBridge, KEYBOARD_IRQ, MOUSE_IRQ, PM_BASE, PM_SIZE, Pm, PmTimerWidth, Port92, PowerManagement, RTC_IRQ,
+    SCI_IRQ, Timers,
+};
 use hv::{Interrupts, IoAddress, LocalApic, Tsc, Vm};
 use std::sync::Arc;
 
 /// Slot of the PIIX: the ISA bridge and what is on the same chip.
 const PIIX_SLOT: u8 = 1;
+/// System control port A.
+const PORT92: u16 = 0x92;
 /// Function of the power management registers in it.
 const PIIX_POWER_MANAGEMENT: u8 = 3;
 
-/// The chips of an i440FX/PIIX board: interrupt controllers (the accelerator's, or ours), timers, and PCI with its
-/// bridges.
+/// The chips of an i440FX/PIIX board: interrupt controllers (the accelerator's, or ours), timers, clock, keyboard
+/// controller, power management, and PCI with its bridges. The bridge answers the reset control register, too.
 pub struct Chipset {
     irqchip: Option<Arc<Irqchip>>,
     interrupts: Arc<dyn Interrupts>,
     lines: IrqLines,
     timers: Arc<Timers>,
     pci: Arc<PciBus>,
+    pm: Arc<Pm>,
 }
 
 impl Chipset {
-    /// Puts the chips for `cpus` processors on the buses of a machine.
+    /// Puts the chips for `cmos.cpus` processors on the buses of a machine.
     ///
     /// # Errors
     /// One sentence when a range is taken, there are too many processors, or the timer thread cannot be started.
-    pub fn new(vm: &Arc<dyn Vm>, buses: &Arc<Buses>, cpus: u32) -> Result<Self, String> {
+    pub fn new(vm: &Arc<dyn Vm>, buses: &Arc<Buses>, cmos: &CmosConfig) -> Result<Self, String> {
         let timers = Timers::new().map_err(|error| format!("cannot start the timer thread: {error}"))?;
         let (irqchip, interrupts): (_, Arc<dyn Interrupts>) = match vm.interrupts() {
             Some(interrupts) => (None, interrupts),
             None => {
-                let irqchip = Irqchip::new(cpus, &timers, Tsc::starting_at(0))?;
+                let irqchip = Irqchip::new(cmos.cpus, &timers, Tsc::starting_at(0))?;
                 irqchip.devices().into_iter().try_for_each(|placed| insert(buses, placed))?;
                 (Some(irqchip.clone()), irqchip)
             }
@@ -40,7 +47,20 @@ impl Chipset {
         pci.add(0, 0, Arc::new(HostBridge)).map_err(|error| error.to_string())?;
         pci.add(PIIX_SLOT, 0, isa_bridge).map_err(|error| error.to_string())?;
         pci.add(PIIX_SLOT, PIIX_POWER_MANAGEMENT, Arc::new(PowerManagement)).map_err(|error| error.to_string())?;
-        Ok(Chipset { irqchip, interrupts, lines, timers, pci })
+        let pm = Pm::new(&timers, lines.line(SCI_IRQ)?, PmTimerWidth::Bits24);
+        let clock = Cmos::new(&timers, lines.line(RTC_IRQ)?, cmos);
+        let keyboard = I8042::new(lines.line(KEYBOARD_IRQ)?, lines.line(MOUSE_IRQ)?);
+        let ports: [(u16, u16, Arc<dyn Device>); 5] = [
+            (I8042_DATA_PORT, 1, keyboard.data_port()),
+            (I8042_COMMAND_PORT, 1, keyboard.command_port()),
+            (CMOS_PORT, 2, clock),
+            (PORT92, 1, Arc::new(Port92::new())),
+            (PM_BASE, PM_SIZE, pm.clone()),
+        ];
+        for (first, size, device) in ports {
+            buses.insert_port(first..=first + (size - 1), device).map_err(|error| error.to_string())?;
+        }
+        Ok(Chipset { irqchip, interrupts, lines, timers, pci, pm })
     }
 
     /// The local APIC for vCPU `id`; `None` where the accelerator has its own.
@@ -61,6 +81,11 @@ impl Chipset {
     /// The timers, for devices.
     pub fn timers(&self) -> &Arc<Timers> {
         &self.timers
+    }
+
+    /// Presses the power button: the guest is asked to power off.
+    pub fn press_power_button(&self) {
+        self.pm.press_power_button();
     }
 
     /// The PCI bus, for devices.

@@ -6,7 +6,7 @@ use crate::pci_devices;
 use crate::registers::{Changes, to_python};
 use crate::terminal::{Terminal, duplicate};
 use crate::waiting::{interruptible, timeout};
-use board::{Buses, Chipset, Uart};
+use board::{Buses, Chipset, CmosConfig, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, Uart};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -37,7 +37,15 @@ impl Machine {
         py.detach(|| {
             let buses = Arc::new(Buses::new());
             let vm = accelerator::create(accelerator, memory.clone(), buses.clone(), cpus).map_err(core_error)?;
-            let chipset = Chipset::new(&vm, &buses, cpus).map_err(core_error)?;
+            let top =
+                memory.regions().iter().filter(|region| !region.readonly).map(|region| region.address + region.size);
+            let (below, above): (Vec<u64>, Vec<u64>) = top.partition(|end| *end <= 1 << 32);
+            let cmos = CmosConfig {
+                memory_below_4g: below.into_iter().max().unwrap_or(0),
+                memory_above_4g: above.into_iter().max().map_or(0, |end| end - (1 << 32)),
+                cpus,
+            };
+            let chipset = Chipset::new(&vm, &buses, &cmos).map_err(core_error)?;
             let machine = board::Machine::new(memory, buses, vm);
             for id in 0..cpus {
                 machine.add_vcpu(chipset.lapic(id)).map_err(core_error)?;
@@ -66,6 +74,21 @@ impl Machine {
         let line = self.chipset()?.lines().line(irq).map_err(core_error)?;
         let uart = Uart::new(name, line, terminal.terminal.clone());
         self.machine.buses().insert_port(port..=last, uart).map_err(core_error)
+    }
+
+    fn add_debug_exit(&self) -> PyResult<()> {
+        let range = DEBUG_EXIT_PORT..=DEBUG_EXIT_PORT + 3;
+        self.machine.buses().insert_port(range, Arc::new(DebugExit)).map_err(core_error)
+    }
+
+    fn add_debug_port(&self, fd: i32) -> PyResult<()> {
+        let port = DebugPort::new(Box::new(File::from(duplicate(fd)?)));
+        self.machine.buses().insert_port(DEBUG_PORT..=DEBUG_PORT, Arc::new(port)).map_err(core_error)
+    }
+
+    fn press_power_button(&self) -> PyResult<()> {
+        self.chipset()?.press_power_button();
+        Ok(())
     }
 
     fn add_disk(&self, slot: u8, name: &str, fd: i32, readonly: bool, serial: String) -> PyResult<()> {

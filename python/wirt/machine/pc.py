@@ -50,6 +50,9 @@ class PcConfig:
     cmdline: str = ""
     disks: Sequence[Disk] = ()
     devices: Sequence[Device] = ()
+    debug_exit: bool = False
+    debug_port: int | None = None
+    """A file descriptor for what firmware prints to port 0x402."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,10 @@ def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Termi
         machine.add_net(NET_SLOT, "net0", hardware_address(config.uuid))
         for index, disk in enumerate(config.disks):
             _add_disk(machine, index, disk)
+        if config.debug_exit:
+            machine.add_debug_exit()
+        if config.debug_port is not None:
+            machine.add_debug_port(config.debug_port)
         for device in config.devices:
             _attach(machine, device)
         entry = None

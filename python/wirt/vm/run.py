@@ -24,7 +24,7 @@ def run(
     cpus: int = 1,
     disks: Sequence[str | os.PathLike[str] | Disk] = (),
     accel: str = "auto",
-    devices: Sequence[Device] = (),
+    devices: Sequence[Device | str] = (),
     timeout: float | None = None,
     on_start: Callable[[VM], None] | None = None,
     on_output: Callable[[bytes], None] | None = None,

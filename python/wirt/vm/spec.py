@@ -17,6 +17,7 @@ from wirt.machine.pc import MAX_DISKS, Disk
 from wirt.vm.sizes import format_size, parse_size
 
 MAX_CPUS: Final = 255
+DEBUG_EXIT: Final = "isa-debug-exit"
 Guest = Literal["tiny"]
 
 
@@ -32,6 +33,7 @@ class Spec:
     cpus: int
     disks: tuple[Disk, ...]
     devices: tuple[Device, ...]
+    debug_exit: bool
     uuid: UUID
 
 
@@ -44,7 +46,7 @@ def make_spec(
     memory: str | int,
     cpus: int,
     disks: Sequence[str | os.PathLike[str] | Disk],
-    devices: Sequence[Device],
+    devices: Sequence[Device | str],
     uuid: UUID | None = None,
 ) -> Spec:
     """Check what a user asked for against sense and this host.
@@ -59,8 +61,12 @@ def make_spec(
         raise UsageError("An initrd or a command line needs a kernel: give one.")
     if len(disks) > MAX_DISKS:
         raise UsageError(f"A machine has at most {MAX_DISKS} disks, not {len(disks)}.")
-    for device in devices:
-        check_ranges(device)
+    models = [device for device in devices if isinstance(device, Device)]
+    for model in models:
+        check_ranges(model)
+    for name in devices:
+        if not isinstance(name, Device) and name != DEBUG_EXIT:
+            raise UsageError(f"There is no device {name!r}: use {DEBUG_EXIT!r}, or a wirt.Device.")
     return Spec(
         guest="tiny" if guest is not None else None,
         kernel=_image("kernel", kernel),
@@ -69,7 +75,8 @@ def make_spec(
         memory=_memory(memory),
         cpus=_cpus(cpus),
         disks=tuple(_disk(disk) for disk in disks),
-        devices=tuple(devices),
+        devices=tuple(models),
+        debug_exit=DEBUG_EXIT in devices,
         uuid=uuid or uuid4(),
     )
 

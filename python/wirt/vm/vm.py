@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import weakref
@@ -43,8 +44,9 @@ class VM:
 
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `disks` are raw images, as paths or `Disk`;
     `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides `console`:
-    nowhere, or to a file descriptor. `devices` are attached in order. With `reboot`, a guest's reset starts
-    the machine again from its images; otherwise it ends it.
+    nowhere, or to a file descriptor. `devices` are attached in order; the name isa-debug-exit stands for
+    QEMU's device. `debug_port` is a file descriptor for what firmware prints to port 0x402. With `reboot`, a
+    guest's reset starts the machine again from its images; otherwise it ends it.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
     is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.
@@ -62,7 +64,8 @@ class VM:
         disks: Sequence[str | os.PathLike[str] | Disk] = (),
         accel: str = "auto",
         serial: int | None = None,
-        devices: Sequence[Device] = (),
+        devices: Sequence[Device | str] = (),
+        debug_port: int | None = None,
         reboot: bool = True,
     ) -> None:
         self.spec: Spec = make_spec(
@@ -98,7 +101,7 @@ class VM:
         self._result: Result | None = None
         self._closing = False
         self._supervisor: threading.Thread | None = None
-        self._config = self._make_config()
+        self._config = self._make_config(debug_port)
         self._pc = self._assemble()
         _open_machines.add(self)
 
@@ -116,6 +119,14 @@ class VM:
             raise WaitTimeout(f"The machine still runs after {timeout} s.")
         assert self._result is not None
         return self._result
+
+    def stop(self, timeout: float = 30.0) -> Result:
+        """Press the power button, wait `timeout` seconds for the guest to power off, then switch it off."""
+        if self._result is None and self._supervisor is not None:
+            self._call(self._pc.machine.press_power_button)
+            with contextlib.suppress(WaitTimeout):
+                return self.wait(timeout)
+        return self.kill()
 
     def kill(self) -> Result:
         """Switch the machine off, as when its power fails. Disks keep what was written."""
@@ -184,7 +195,7 @@ class VM:
     ) -> None:
         self.close()
 
-    def _make_config(self) -> PcConfig:
+    def _make_config(self, debug_port: int | None) -> PcConfig:
         spec = self.spec
         kernel, initrd, cmdline = spec.kernel, spec.initrd, spec.append
         if spec.guest is not None:
@@ -206,6 +217,8 @@ class VM:
             cmdline=KERNEL_CMDLINE if cmdline is None else cmdline,
             disks=spec.disks,
             devices=spec.devices,
+            debug_exit=spec.debug_exit,
+            debug_port=debug_port,
         )
 
     def _assemble(self) -> Pc:
