@@ -160,7 +160,7 @@ impl Blk {
     fn span(&self, sector: u64, length: u64) -> Option<u64> {
         let sectors = length / SECTOR;
         let fits = sector <= self.sectors && sectors <= self.sectors - sector;
-        (fits && length % SECTOR == 0 && length <= MAX_DATA).then_some(sector * SECTOR)
+        (fits && length % SECTOR == 0 && length <= MAX_DATA).then(|| sector * SECTOR)
     }
 
     /// Moves all of `vectors`, in or out, at `offset` of the file. False when not all of it could be.
@@ -239,7 +239,7 @@ impl Blk {
     }
 
     fn write_zeros(&self, start: u64, length: u64) -> bool {
-        const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
         let end = start + length;
         let pieces = (start..end).step_by(ZEROS.len());
         pieces.into_iter().all(|at| {

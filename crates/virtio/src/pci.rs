@@ -100,8 +100,7 @@ impl VirtioPci {
     /// virtio 1.2, section 4.1.4.9.
     fn window_access(&self, configuration: &Configuration, offset: u8) -> Option<(u64, usize)> {
         let at = *self.window.get()?;
-        let (bar, start, length) =
-            (configuration.u8(at + 4), configuration.u32(at + 8), configuration.u32(at + 12));
+        let (bar, start, length) = (configuration.u8(at + 4), configuration.u32(at + 8), configuration.u32(at + 12));
         let sized = matches!(length, 1 | 2 | 4) && start % length == 0;
         let inside = u64::from(start) + u64::from(length) <= layout::SIZE;
         (offset == at + 16 && bar == 0 && sized && inside).then_some((u64::from(start), length as usize))

@@ -73,8 +73,7 @@ impl Registers {
 impl Transport {
     pub fn new(device: Arc<dyn VirtioDevice>, memory: Arc<GuestMemory>, link: Arc<Link>) -> Self {
         let queue_sizes = device.queue_sizes();
-        let offered =
-            device.features() | feature::VERSION_1 | feature::RING_EVENT_IDX | feature::RING_INDIRECT_DESC;
+        let offered = device.features() | feature::VERSION_1 | feature::RING_EVENT_IDX | feature::RING_INDIRECT_DESC;
         let registers = Mutex::new(Registers::new(&queue_sizes));
         Transport { device, memory, link, offered, queue_sizes, registers }
     }
@@ -334,12 +333,8 @@ impl Transport {
                 return Err(reader.invalid("it has a queue of a size this device does not offer"));
             }
             queue.enabled = reader.bool()?;
-            queue.layout = QueueLayout {
-                size,
-                descriptors: reader.u64()?,
-                driver: reader.u64()?,
-                device: reader.u64()?,
-            };
+            queue.layout =
+                QueueLayout { size, descriptors: reader.u64()?, driver: reader.u64()?, device: reader.u64()? };
             let vector = self.vector(u64::from(reader.u16()?));
             self.link.queue_vectors[index].store(vector, Ordering::Release);
             indices.push((reader.u16()?, reader.u16()?));

@@ -33,11 +33,9 @@ impl Worker {
 
 fn run(device: &dyn VirtioDevice, link: &Link, mut queues: Vec<Queue>) -> Vec<Queue> {
     while !link.stopping() {
-        // Cleared before looking: what arrives during the look wakes the next sleep.
-        link.clear_wake();
         match device.process(&mut queues) {
             Ok(true) => {}
-            Ok(false) => sleep(link.wake_fd(), device.event_fd()),
+            Ok(false) => sleep(link, device.event_fd()),
             Err(error) => {
                 link.needs_reset(format!("{}: {error}", device.name()));
                 break;
@@ -47,11 +45,15 @@ fn run(device: &dyn VirtioDevice, link: &Link, mut queues: Vec<Queue>) -> Vec<Qu
     queues
 }
 
-/// Waits until one of the two is readable.
-fn sleep(wake: RawFd, event: Option<RawFd>) {
+/// Waits for a wake-up, or until `event` is readable.
+fn sleep(link: &Link, event: Option<RawFd>) {
     let waiting = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // A negative descriptor is passed over by poll.
-    let mut fds = [waiting(wake), waiting(event.unwrap_or(-1))];
+    let mut fds = [waiting(link.wake_fd()), waiting(event.unwrap_or(-1))];
     // SAFETY: the pointer is to as many entries of our own as are given. An interrupted wait is a spurious wake-up.
     unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
+    // Cleared before the queues are looked at again: what arrives during that look ends the next wait.
+    if fds[0].revents != 0 {
+        link.clear_wake();
+    }
 }

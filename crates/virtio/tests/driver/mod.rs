@@ -79,8 +79,7 @@ impl Driver {
         pci.add(3, 0, function.clone()).unwrap();
         pci.assign_resources().unwrap();
         let features = feature::VERSION_1;
-        let mut driver =
-            Driver { buses, pci, memory, function, controller, base: 0, queues: Vec::new(), features };
+        let mut driver = Driver { buses, pci, memory, function, controller, base: 0, queues: Vec::new(), features };
         driver.base = u64::from(driver.config(0x10, 4) & !15);
         driver
     }
@@ -267,4 +266,3 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
-
