@@ -37,8 +37,9 @@ def real_mode_vm(
     cpus: int = 1,
     reboot: bool = False,
 ) -> wirt.VM:
-    """A machine of 2 MiB, not yet started, whose vCPU 0 begins with `source` in real mode. `OUT(0xf4)` ends
-    it.
+    """A machine of 2 MiB, not yet started, whose vCPU 0 begins with `source` in real mode.
+
+    A write to port 0xF4 ends it.
     """
     vm = wirt.VM(memory="2M", cpus=cpus, accel=accelerator, devices=["isa-debug-exit", *devices],
     reboot=reboot) vm.memory.write(CODE, assemble(source))
