@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wirt.errors import Error
 from wirt.machine.tiny.digest import sha256
 from wirt.machine.tiny.progress import Progress
 
@@ -30,7 +31,7 @@ _PACKAGE = Path(__file__).parent
 _BUILD_PREFIX = "build-"
 
 
-class TinyError(RuntimeError):
+class TinyError(Error):
     """The tiny guest cannot be had. The message says in one sentence why, and what to do."""
 
 
