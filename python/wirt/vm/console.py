@@ -40,6 +40,10 @@ class Console:
             raise ClosedError("The machine has ended and takes no input.")
         raise WaitTimeout(f"The guest took only {sent} of {len(data)} bytes of input in {timeout} s.")
 
+    def offer(self, data: bytes) -> int:
+        """Type as much of `data` as there is room for now, and return how many bytes that was."""
+        return self._terminal.send(data, 0.0)
+
     def read(self, timeout: float | None = 0.0) -> bytes:
         """Return the output that nobody has read, waiting at most `timeout` seconds for some (None: for
         ever).
@@ -83,6 +87,15 @@ class Console:
     def history(self) -> bytes:
         """Return the newest MiB of all output, read or not."""
         return self._terminal.read(0, 0.0)[0]
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until the descriptor that output goes to has all of it; False when the time is up before."""
+        return self._terminal.flush(timeout)
+
+    @property
+    def output_error(self) -> str | None:
+        """Why output no longer reaches the descriptor it goes to, or None."""
+        return self._terminal.copy_error
 
     def _receive(self, timeout: float | None) -> None:
         data, self._position, self._closed = self._terminal.read(self._position, timeout)

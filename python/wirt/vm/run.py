@@ -28,12 +28,13 @@ def run(
     timeout: float | None = None,
     on_start: Callable[[VM], None] | None = None,
     on_output: Callable[[bytes], None] | None = None,
+    on_end: Callable[[VM], None] | None = None,
 ) -> CompletedExec:
     """Boot the built-in guest, run a shell command in it, and power it off. Takes what `VM` takes.
 
-    `on_start` is told of the machine when it runs; `on_output` gets the command's output as it comes. Raises
-    WaitTimeout when all of it takes longer than `timeout` seconds, and Error when the machine ends before the
-    command does.
+    `on_start` is told of the machine when it runs, and `on_end` when it has ended and can still be looked at;
+    `on_output` gets the command's output as it comes. Raises WaitTimeout when all of it takes longer than
+    `timeout` seconds, and Error when the machine ends before the command does.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     nonce = secrets.token_hex(16)
@@ -65,6 +66,8 @@ def run(
             if left == 0.0 and not vm.console.closed:
                 raise WaitTimeout(f"The command {command!r} still runs after {timeout} s.")
         result = vm.wait()
+        if on_end is not None:
+            on_end(vm)
     if frames.status is None:
         tail = vm.console.history()[-200:].decode(errors="replace")
         raise Error(f"The machine ended before the command did. {result.message} Its last output: {tail!r}")

@@ -39,8 +39,8 @@ class VM:
 
     `guest` is the built-in guest "tiny"; otherwise `kernel` names a bzImage, an ELF with a PVH note or a
     Multiboot image (or is the bytes of one), with `initrd` and the kernel command line `append` (default:
-    console=ttyS0). With neither, the machine stands at the processor's reset state until registers and
-    memory are set.
+    console=ttyS0; the built-in guest has its own, to which `append` is added). With neither, the machine
+    stands at the processor's reset state until registers and memory are set.
 
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `disks` are raw images, as paths or `Disk`;
     `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides `console`:
@@ -206,7 +206,7 @@ class VM:
             except tiny.TinyError as error:
                 raise Error(str(error)) from error
             kernel, initrd = guest.kernel, guest.initrd if initrd is None else initrd
-            cmdline = TINY_CMDLINE if cmdline is None else cmdline
+            cmdline = TINY_CMDLINE if cmdline is None else f"{TINY_CMDLINE} {cmdline}"
         return PcConfig(
             accelerator=self.accelerator,
             memory_size=spec.memory,

@@ -1,0 +1,7 @@
+"""`python -m wirt.cli`: the command line where no `wirt` is installed."""
+
+import sys
+
+from wirt.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,267 @@
+"""`wirt run`: one virtual machine, on this terminal, from its start to its end."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import math
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wirt.cli.session import Session
+from wirt.errors import Error, NotFoundError, UsageError
+from wirt.vm import VM, Disk, run
+from wirt.vm.accelerator import ACCELERATORS
+
+USAGE: Final = (
+    "wirt run [tiny] [OPTION]...\n       wirt run --kernel FILE [--initrd FILE] [--append TEXT] [OPTION]..."
+)
+
+DESCRIPTION: Final = """\
+Runs a virtual machine on this terminal until the guest powers off. Without a
+kernel it is the built-in guest tiny: Debian's cloud kernel with BusyBox, which
+is fetched and made when it is first used, and powers off when its shell ends."""
+
+EPILOG: Final = """\
+sizes:
+  A number with K, M, G or T (KiB, MiB and so on mean the same), or bytes.
+
+keys, where the serial console is a terminal:
+  Ctrl-a x       switch the machine off and leave
+  Ctrl-a h       show these keys
+  Ctrl-a Ctrl-a  send one Ctrl-a to the guest
+  All others, Ctrl-C among them, go to the guest.
+
+examples:
+  wirt run                                     a shell in the built-in guest
+  wirt run -c 2 -m 1G --disk data.img          with 2 vCPUs and a disk, /dev/vda
+  wirt run --exec 'nproc; cat /proc/meminfo'   one command, its output, its status
+  wirt run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 quiet'
+  wirt run --kernel test.elf --device isa-debug-exit --timeout 60
+
+exit status:
+  0      the guest powered off, or Ctrl-a x
+  1      the guest crashed (triple fault), the time was up, or Wirt failed
+  2      wrong usage
+  3      a file was not found
+  4      the host has not the capacity
+  other  of the command of --exec, or what the guest gave isa-debug-exit
+         (for those two, also 0 to 4); 128+N when ended by signal N"""
+
+
+@dataclass(frozen=True, slots=True)
+class Serial:
+    """Where the first serial port goes: kind is stdio, file or none; `path` is the file's."""
+
+    kind: str
+    path: str = ""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `wirt run`."""
+    parser.add_argument("guest", nargs="?", metavar="tiny", help="the built-in guest; meant without --kernel")
+    boot = parser.add_argument_group("what to boot")
+    boot.add_argument("--kernel", metavar="FILE", help="a bzImage, an ELF file with PVH note, or Multiboot")
+    boot.add_argument("--initrd", metavar="FILE", help="the initial RAM disk, or the Multiboot module")
+    boot.add_argument("--append", metavar="TEXT", help="the kernel's command line; for tiny, more of it")
+    boot.add_argument(
+        "--exec", metavar="CMD", help="run a shell command in tiny, print its output, power off"
+    )
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument(
+        "-c", "--cpus", type=_cpus, default=1, metavar="N", help="virtual CPUs, 1 to 255 (default: 1)"
+    )
+    machine.add_argument(
+        "-m", "--memory", default="512M", metavar="SIZE", help="memory, for instance 2G (default: 512M)"
+    )
+    machine.add_argument(
+        "-d",
+        "--disk",
+        action="append",
+        default=[],
+        type=_disk,
+        metavar="FILE[,ro]",
+        help="a raw image or a block device, ro: read-only; may be given several times",
+    )
+    machine.add_argument(
+        "--serial",
+        type=_serial,
+        metavar="stdio|file:FILE|none",
+        help="where the serial console goes (default: stdio)",
+    )
+    machine.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="isa-debug-exit",
+        help="lets the guest end the machine: writing V to port 0xf4 makes the exit status 2V+1",
+    )
+    running = parser.add_argument_group("how it runs")
+    running.add_argument(
+        "--accel",
+        default="auto",
+        choices=ACCELERATORS,
+        help="kvm, recompiler, or auto (default): KVM if measuring finds that it runs guests on the processor",
+    )
+    running.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS", help="switch it off after that time, exit status 1"
+    )
+    running.add_argument("--no-reboot", action="store_true", help="a reset by the guest ends the machine")
+    running.add_argument(
+        "--accel-stats", action="store_true", help="in the end show the accelerator's counters on stderr"
+    )
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the machine and return the exit status."""
+    if arguments.guest is None and arguments.kernel is None:
+        arguments.guest = "tiny"
+    if arguments.exec is not None:
+        return _run_command(arguments)
+    return _run_machine(arguments)
+
+
+def _run_machine(arguments: argparse.Namespace) -> int:
+    serial: Serial = arguments.serial or Serial("stdio")
+    with _serial_output(serial, arguments) as fd:
+        vm = VM(
+            arguments.guest,
+            kernel=arguments.kernel,
+            initrd=arguments.initrd,
+            append=arguments.append,
+            memory=arguments.memory,
+            cpus=arguments.cpus,
+            disks=arguments.disk,
+            accel=arguments.accel,
+            serial=fd,
+            devices=arguments.device,
+            reboot=not arguments.no_reboot,
+        )
+        with contextlib.closing(vm):
+            if serial.kind == "file" and fd is not None and stat.S_ISREG(os.fstat(fd).st_mode):
+                # Not before: a machine that cannot be made leaves the file as it was.
+                os.ftruncate(fd, 0)
+            _announce(vm, arguments)
+            on_stdio = serial.kind == "stdio"
+            session = Session(
+                vm,
+                keyboard=0 if on_stdio else None,
+                output=fd if on_stdio else None,
+                timeout=arguments.timeout,
+            )
+            try:
+                ending = session.run()
+            finally:
+                _show_counters(vm, arguments)
+    if ending.message is not None:
+        print(f"wirt: {ending.message}", file=sys.stderr)
+    return ending.exit_status
+
+
+def _run_command(arguments: argparse.Namespace) -> int:
+    if arguments.guest not in (None, "tiny") or arguments.kernel is not None or arguments.initrd is not None:
+        raise UsageError(
+            "--exec runs its command in the built-in guest tiny: leave other guests and kernels out."
+        )
+    if arguments.serial is not None:
+        raise UsageError("--exec needs the serial console for itself: leave --serial out.")
+    completed = run(
+        arguments.exec,
+        append=arguments.append,
+        memory=arguments.memory,
+        cpus=arguments.cpus,
+        disks=arguments.disk,
+        accel=arguments.accel,
+        devices=arguments.device,
+        timeout=arguments.timeout,
+        on_start=lambda vm: _announce(vm, arguments),
+        on_output=_write_output,
+        on_end=lambda vm: _show_counters(vm, arguments),
+    )
+    return completed.returncode
+
+
+def _announce(vm: VM, arguments: argparse.Namespace) -> None:
+    if not arguments.quiet:
+        print(f"wirt: accelerator {vm.accelerator}: {vm.accelerator_reason}", file=sys.stderr, flush=True)
+
+
+def _show_counters(vm: VM, arguments: argparse.Namespace) -> None:
+    if arguments.accel_stats:
+        for vcpu in vm.vcpus:
+            counters = ", ".join(f"{name} {count}" for name, count in vcpu.statistics.items())
+            print(f"vcpu{vcpu.index}: {counters}", file=sys.stderr)
+
+
+def _write_output(output: bytes) -> None:
+    while output:
+        output = output[os.write(1, output) :]
+
+
+@contextlib.contextmanager
+def _serial_output(serial: Serial, arguments: argparse.Namespace) -> Iterator[int | None]:
+    """The descriptor that the serial console's output goes to, for as long as it is needed."""
+    if serial.kind != "file":
+        yield 1 if serial.kind == "stdio" else None
+        return
+    used = [arguments.kernel, arguments.initrd, *(disk.path for disk in arguments.disk)]
+    fd = _open_output(serial.path, [path for path in used if path is not None])
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_output(path: str, used: Sequence[str | Path]) -> int:
+    for other in used:
+        with contextlib.suppress(OSError):
+            if os.path.samefile(path, other):
+                raise UsageError(
+                    f"The serial output may not go to {path}: the machine uses that file itself."
+                )
+    try:
+        # Without O_NONBLOCK a named pipe that nobody reads would be waited for.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o666)
+    except OSError as error:
+        kind = NotFoundError if isinstance(error, FileNotFoundError) else Error
+        reason = "nobody reads this named pipe" if error.errno == errno.ENXIO else error.strerror
+        raise kind(f"The serial output {path} cannot be opened: {reason}.") from error
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _cpus(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise UsageError(f"{text!r} is no number of vCPUs: give 1 to 255.")
+    return int(text)
+
+
+def _disk(text: str) -> Disk:
+    path = text.removesuffix(",ro")
+    if not path:
+        raise UsageError("--disk needs a file: write --disk FILE, or --disk FILE,ro for a read-only one.")
+    return Disk(Path(path), readonly=path != text)
+
+
+def _serial(text: str) -> Serial:
+    kind, _, path = text.partition(":")
+    if kind not in ("stdio", "file", "none") or (kind == "file") != bool(path):
+        raise UsageError(f"{text!r} is no place for the serial console: use stdio, file:FILE or none.")
+    return Serial(kind, path)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"{text!r} is no time: give a number of seconds above 0.")
+    return seconds
