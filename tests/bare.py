@@ -41,8 +41,9 @@ def real_mode_vm(
 
     A write to port 0xF4 ends it.
     """
-    vm = wirt.VM(memory="2M", cpus=cpus, accel=accelerator, devices=["isa-debug-exit", *devices],
-    reboot=reboot) vm.memory.write(CODE, assemble(source))
+    all_devices = ["isa-debug-exit", *devices]
+    vm = wirt.VM(memory="2M", cpus=cpus, accel=accelerator, devices=all_devices, reboot=reboot)
+    vm.memory.write(CODE, assemble(source))
     vm.vcpus[0].set_registers(rip=CODE, cs=REAL_MODE_CODE, rsp=CODE)
     return vm
 
