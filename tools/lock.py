@@ -57,8 +57,9 @@ def main() -> None:
     options = sys.argv[1:]
     runtime = project["project"]["dependencies"]
     pinned = ROOT / "requirements.lock"
+    constraint = f"--constraint={pinned}"
     lock(pinned, runtime + group(project, "build"), *options)
-    lock(ROOT / "requirements-test.lock", runtime + group(project, "test"), f"--constraint={pinned}", *options)
+    lock(ROOT / "requirements-test.lock", runtime + group(project, "test"), constraint, *options)
 
 
 if __name__ == "__main__":
