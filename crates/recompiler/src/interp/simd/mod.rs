@@ -20,7 +20,10 @@ use std::arch::is_x86_feature_detected as host_has;
 /// Whether the instruction belongs to a feature that CPUID may show and this host executes.
 fn supported(feature: CpuidFeature) -> bool {
     match feature {
-        CpuidFeature::FPU
+        // What every 64-bit processor has.
+        CpuidFeature::INTEL8086
+        | CpuidFeature::X64
+        | CpuidFeature::FPU
         | CpuidFeature::FPU287
         | CpuidFeature::FPU387
         | CpuidFeature::CMOV
@@ -213,8 +216,22 @@ fn runs_natively(instruction: &Instruction) -> bool {
         let register: Register = instruction.op_register(index);
         instruction.op_kind(index) == OpKind::Register && (register.is_vector_register() || register.is_mm())
     };
-    let state = matches!(instruction.mnemonic(), Mnemonic::Emms | Mnemonic::Vzeroupper | Mnemonic::Vzeroall);
-    is_x87(instruction) || state || (0..instruction.op_count()).any(vector)
+    // Those that show no vector register: the unit's state, and scalar conversions from memory.
+    let hidden = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Emms
+            | Mnemonic::Vzeroupper
+            | Mnemonic::Vzeroall
+            | Mnemonic::Cvtss2si
+            | Mnemonic::Cvttss2si
+            | Mnemonic::Cvtsd2si
+            | Mnemonic::Cvttsd2si
+            | Mnemonic::Vcvtss2si
+            | Mnemonic::Vcvttss2si
+            | Mnemonic::Vcvtsd2si
+            | Mnemonic::Vcvttsd2si
+    );
+    is_x87(instruction) || hidden || (0..instruction.op_count()).any(vector)
 }
 
 pub(super) fn handler(instruction: &Instruction) -> Option<Handler> {
