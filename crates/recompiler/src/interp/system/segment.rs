@@ -84,6 +84,27 @@ pub(super) fn stack_segment_for(core: &mut Core, selector: u16, cpl: u8, vector:
     Ok(core.mark_accessed(selector, descriptor)?.segment(selector))
 }
 
+/// MOV to a segment register.
+pub(super) fn mov_to_segment(core: &mut Core, instruction: &Instruction) -> Executed {
+    let name = operand::segment_index(instruction.op0_register());
+    if name == SegmentRegister::Cs {
+        return Err(Fault::UD);
+    }
+    let selector = operand::load(core, instruction, 1)? as u16;
+    load(core, name, selector)?;
+    if name == SegmentRegister::Ss {
+        core.interrupt_shadow = true;
+    }
+    Ok(())
+}
+
+/// MOV from a segment register.
+pub(super) fn mov_from_segment(core: &mut Core, instruction: &Instruction) -> Executed {
+    let name = operand::segment_index(instruction.op1_register());
+    let selector = core.segments[name as usize].selector;
+    operand::store(core, instruction, 0, u64::from(selector))
+}
+
 /// LDS, LES, LFS, LGS, LSS: a far pointer from memory.
 pub(super) fn load_far_pointer(core: &mut Core, instruction: &Instruction, name: SegmentRegister) -> Executed {
     let target = instruction.op0_register();
