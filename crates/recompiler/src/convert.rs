@@ -255,3 +255,81 @@ fn check_fpu(core: &Core, state: &CpuState) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Bits;
+    use crate::testing;
+
+    #[test]
+    fn a_state_survives_the_way_out_and_in() {
+        let mut core = testing::core(Bits::B64, 3);
+        core.gpr = std::array::from_fn(|index| index as u64 * 0x1111);
+        core.msr.lstar = 0xFFFF_FFFF_8000_0000;
+        core.msr.mtrr_fixed[10] = 0x0606_0606_0606_0606;
+        core.nmi_masked = true;
+        core.halted = true;
+        core.events.exception = Some((14, Some(2)));
+        let saved = core.to_state();
+        let mut other = testing::real_mode();
+        other.load_state(&saved).expect("a state that was just taken");
+        let mut again = other.to_state();
+        assert!(again.tsc.wrapping_sub(saved.tsc) < 100_000_000_000, "the counter goes on");
+        again.tsc = saved.tsc;
+        assert_eq!(again, saved);
+        assert!(other.long_mode() && other.cpl() == 3);
+    }
+
+    #[test]
+    fn the_reset_state_is_accepted() {
+        let mut core = testing::core(Bits::B64, 0);
+        core.load_state(&CpuState::reset()).expect("the state after reset");
+        assert_eq!((core.linear_rip(), core.bits()), (0xFFFF_FFF0, Bits::B16));
+    }
+
+    #[test]
+    fn impossible_states_are_refused_and_change_nothing() {
+        type Spoil = fn(&mut CpuState);
+        let spoils: [(&str, Spoil); 18] = [
+            ("CR0", |state| state.cr0 &= !cr0::PE),
+            ("CR0", |state| state.cr0 |= 1 << 40),
+            ("CR4", |state| state.cr4 |= 1 << 12),
+            ("CR3", |state| state.cr3 = 1 << 50),
+            ("EFER", |state| state.efer |= 1 << 12),
+            ("LMA", |state| state.efer &= !efer::LMA),
+            ("LMA", |state| state.cr4 &= !cr4::PAE),
+            ("XCR0", |state| state.xcr0 = 4),
+            ("CR8", |state| state.cr8 = 16),
+            ("RFLAGS", |state| state.rflags |= 1 << 32),
+            ("VM", |state| state.rflags |= flag::VM),
+            ("base", |state| state.segments[4].base = 1 << 50),
+            ("RIP", |state| state.rip = 1 << 50),
+            ("CS", |state| state.segments[1].access |= Segment::DB),
+            ("MXCSR", |state| state.fpu.area[27] = 1),
+            ("XSTATE_BV", |state| state.fpu.area[513] = 1),
+            ("MSR 0x277", |state| state.msrs.push((0x277, 2))),
+            ("vector", |state| state.events.exception = Some((32, None))),
+        ];
+        let mut core = testing::core(Bits::B64, 0);
+        let good = core.to_state();
+        for (word, spoil) in spoils {
+            let mut bad = good.clone();
+            bad.gpr[0] = 1;
+            spoil(&mut bad);
+            let message = core.load_state(&bad).expect_err(word).to_string();
+            assert!(message.contains(word), "{message}");
+            assert_eq!(core.gpr[0], good.gpr[0]);
+        }
+    }
+
+    #[test]
+    fn unknown_registers_are_only_refused_when_they_hold_something() {
+        let mut core = testing::core(Bits::B64, 0);
+        let mut state = core.to_state();
+        state.msrs = vec![(0x10A, 1), (0x4B56_4D00, 0)];
+        core.load_state(&state).expect("nothing that matters");
+        state.msrs = vec![(0x4B56_4D00, 0x1000)];
+        assert!(core.load_state(&state).is_err());
+    }
+}

@@ -175,7 +175,7 @@ fn word(text: &[u8], index: usize) -> u32 {
 }
 
 /// Denominator and numerator of leaf 0x15 for a TSC frequency: `CRYSTAL_KHZ * numerator / denominator`, rounded down as
-/// guests do, is `khz` exactly where a small enough fraction exists, else as near to it as possible (below 1 ppm).
+/// guests do, is `khz` exactly where a small enough fraction exists, else within 1 kHz of it.
 fn tsc_ratio(khz: u64) -> (u32, u32) {
     let khz = khz.clamp(1, CRYSTAL_KHZ * NUMERATOR_LIMIT);
     let mut best = (1, 1, u64::MAX);
@@ -318,5 +318,87 @@ impl Core {
             0x8000_0008 => [48 << 8 | PHYSICAL_BITS, 0, 0, 0],
             _ => [0; 4],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn leaf_0x15_gives_the_tsc_frequency_within_a_kilohertz_and_32_bits() {
+        for khz in
+            [800_001, 1_999_999, 2_000_000, 2_095_078, 2_399_997, 2_494_140, 2_893_303, 3_000_001, 3_700_123, 4_100_009]
+        {
+            let (denominator, numerator) = tsc_ratio(khz);
+            let product = CRYSTAL_KHZ * u64::from(numerator);
+            assert!(u32::try_from(product).is_ok(), "{khz}");
+            let error = (product / u64::from(denominator)).abs_diff(khz);
+            assert!(error <= 1, "{khz}: {error} kHz off");
+        }
+        for extreme in [0, 1, u64::MAX] {
+            assert!(tsc_ratio(extreme).0 > 0);
+        }
+    }
+
+    #[test]
+    fn the_model_is_intels_under_our_hypervisor() {
+        let core = testing::real_mode();
+        let text = |registers: &[u32]| {
+            String::from_utf8(registers.iter().flat_map(|word| word.to_le_bytes()).collect()).expect("text")
+        };
+        let [max, ebx, ecx, edx] = core.query_cpuid(0, 0);
+        assert_eq!((max, text(&[ebx, edx, ecx]).as_str()), (0x16, "GenuineIntel"));
+        let [_, ebx, ecx, edx] = core.query_cpuid(0x4000_0000, 0);
+        assert_eq!(text(&[ebx, ecx, edx]), "WirtWirtWirt");
+        assert!(text(&core.query_cpuid(0x8000_0002, 0)).starts_with("Wirt Virtual CPU"));
+        assert_eq!(core.query_cpuid(0x4000_0010, 0)[0], core.tsc.khz as u32);
+        assert_eq!(core.query_cpuid(0x8000_0008, 0)[0], 48 << 8 | PHYSICAL_BITS);
+        assert_eq!(core.query_cpuid(0x17, 0), core.query_cpuid(0x16, 0), "beyond the last leaf");
+    }
+
+    #[test]
+    fn nothing_native_is_shown_that_the_host_lacks() {
+        let model = CpuModel::from_host(1, leaf1_ecx::NEEDED, [0, 0], 0, true);
+        assert_eq!(model.leaf1_ecx & leaf1_ecx::NATIVE, leaf1_ecx::NEEDED & leaf1_ecx::NATIVE);
+        assert_eq!(model.leaf7, [leaf7::EBX_ALWAYS, leaf7::ECX_ALWAYS, leaf7::EDX_ALWAYS]);
+        let model = CpuModel::from_host(1, u32::MAX, [u32::MAX; 2], u32::MAX, false);
+        assert_eq!(model.leaf1_ecx & (leaf1_ecx::AVX | leaf1_ecx::FMA | leaf1_ecx::F16C), 0);
+        assert_eq!(model.leaf7[0] & leaf7::AVX2, 0);
+        assert!(model.xcr0_allowed(3) && !model.xcr0_allowed(7));
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_not_shown() {
+        let mut core = testing::real_mode();
+        core.cpuid = std::sync::Arc::new(CpuModel::from_host(4, u32::MAX, [u32::MAX; 2], u32::MAX, true));
+        let [_, _, ecx, edx] = core.query_cpuid(1, 0);
+        // MONITOR, VMX, PDCM, x2APIC without an APIC.
+        assert_eq!(ecx & (1 << 3 | 1 << 5 | 1 << 15 | 1 << 21), 0);
+        assert_ne!(edx & leaf1_edx::HTT, 0);
+        let [_, ebx, ecx, edx] = core.query_cpuid(7, 0);
+        // HLE, RTM, AVX-512, MPX, PT; PKU, CET, LA57; AVX-512, CET-IBT, AMX.
+        assert_eq!(ebx & (1 << 4 | 1 << 11 | 1 << 14 | 1 << 16 | 1 << 25 | 1 << 30 | 1 << 31), 0);
+        assert_eq!(ecx & (1 << 3 | 1 << 7 | 1 << 16), 0);
+        assert_eq!(edx & (1 << 2 | 1 << 20 | 1 << 24), 0);
+        assert_eq!(core.query_cpuid(0xA, 0), [0; 4], "no performance counters");
+        assert_eq!(core.query_cpuid(0xD, 1), [0; 4], "no XSAVEC, XSAVES");
+        assert_eq!(core.query_cpuid(0xB, 1), [2, 4, 2 << 8 | 1, 0]);
+    }
+
+    #[test]
+    fn xsave_sizes_and_osxsave_follow_the_processor() {
+        let mut core = testing::real_mode();
+        core.cpuid = std::sync::Arc::new(CpuModel::from_host(1, u32::MAX, [0; 2], 0, true));
+        core.xcr0 = 3;
+        assert_eq!(core.query_cpuid(0xD, 0), [7, 576, 832, 0]);
+        core.xcr0 = 7;
+        assert_eq!(core.query_cpuid(0xD, 0), [7, 832, 832, 0]);
+        assert_eq!(core.query_cpuid(0xD, 2), [256, 576, 0, 0]);
+        core.cr4 = 0;
+        assert_eq!(core.query_cpuid(1, 0)[2] & leaf1_ecx::OSXSAVE, 0);
+        core.cr4 = cr4::OSXSAVE;
+        assert_ne!(core.query_cpuid(1, 0)[2] & leaf1_ecx::OSXSAVE, 0);
     }
 }

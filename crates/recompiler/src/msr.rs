@@ -320,3 +320,84 @@ impl Core {
         valid
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn registers_refuse_what_they_cannot_hold() {
+        let mut core = testing::real_mode();
+        let cases = [
+            (PAT, 0x0007_0406_0007_0406, true),
+            (PAT, 0x02, false),
+            (PAT, 0x0800_0000_0000_0000, false),
+            (LSTAR, 0xFFFF_8000_0000_0000, true),
+            (LSTAR, 0x8000_0000_0000, false),
+            (KERNEL_GS_BASE, 1 << 60, false),
+            (FS_BASE, 1 << 47, false),
+            (TSC_AUX, 1 << 32, false),
+            (FMASK, 1 << 32, false),
+            (EFER, 1 << 1, false),
+            (EFER, 0x901, true),
+            (MTRR_PHYSBASE0, 0x8000_0006, true),
+            (MTRR_PHYSBASE0, 0x8000_0002, false),
+            (MTRR_PHYSBASE0 + 1, 0x3FFF_8000_0800, true),
+            (MTRR_PHYSBASE0 + 1, 1 << 46, false),
+            (MTRR_DEF_TYPE, 0xC06, true),
+            (MTRR_DEF_TYPE, 0xC03, false),
+            (MTRR_FIX4K_F8000, 0x0505_0505_0505_0505, true),
+            (MTRR_FIX4K_F8000, 0x0205_0505_0505_0505, false),
+            (SPEC_CTRL, 1, true),
+            (SPEC_CTRL, 8, false),
+            (PRED_CMD, 1, true),
+            (MC0_CTL, u64::MAX, true),
+            (MC0_CTL + 1, 1, false),
+            (MCG_CAP, 0, false),
+            (ARCH_CAPABILITIES, 0, false),
+            (MTRRCAP, 0, false),
+            (FEATURE_CONTROL, 5, false),
+        ];
+        for (msr, value, accepted) in cases {
+            assert_eq!(core.write_msr(msr, value), accepted, "{msr:#x} = {value:#x}");
+            if accepted && msr != PRED_CMD {
+                assert_eq!(core.read_msr(msr), Some(value), "{msr:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_exist_is_neither_read_nor_written() {
+        let mut core = testing::real_mode();
+        // Performance counters, XSS, RAPL, AMD's, KVM's; the local APIC's while there is none; a bank too many.
+        let absent =
+            [0xC1, 0x186, 0x38F, 0xDA0, 0x606, 0xC001_0015, 0x4B56_4D00, APIC_BASE, X2APIC_FIRST, BANKS_END + 1, 0x210];
+        for msr in absent {
+            assert_eq!(core.read_msr(msr), None, "{msr:#x}");
+            assert!(!core.write_msr(msr, 0), "{msr:#x}");
+        }
+    }
+
+    #[test]
+    fn a_write_of_the_counter_shows_in_its_adjustment() {
+        let mut core = testing::real_mode();
+        assert!(core.write_msr(TSC, 1 << 40));
+        let now = core.read_msr(TSC).unwrap_or(0);
+        assert!((1 << 40..(1 << 40) + 100_000_000_000).contains(&now), "{now:#x}");
+        let adjust = core.read_msr(TSC_ADJUST).unwrap_or(0);
+        assert!(core.write_msr(TSC_ADJUST, adjust.wrapping_sub(1 << 40)));
+        assert!(core.read_msr(TSC).unwrap_or(u64::MAX) < 100_000_000_000);
+    }
+
+    #[test]
+    fn every_saved_register_can_be_read_and_stored_back() {
+        let mut core = testing::real_mode();
+        let list = saved();
+        assert!(list.is_sorted());
+        for msr in list.into_iter().filter(|&msr| msr != TSC_DEADLINE && msr != TSC_ADJUST) {
+            let value = core.read_msr(msr).expect("a saved register exists");
+            assert!(core.store_msr(msr, value), "{msr:#x}");
+        }
+    }
+}

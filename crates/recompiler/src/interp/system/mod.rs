@@ -12,6 +12,8 @@ mod registers;
 pub(super) mod segment;
 mod stack;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub use interrupt::Delivered;
 
@@ -105,6 +107,10 @@ fn mov(instruction: &Instruction) -> Option<Handler> {
         Some(debug::mov_to_debug)
     } else if source.is_dr() {
         Some(debug::mov_from_debug)
+    } else if target.is_segment_register() {
+        Some(segment::mov_to_segment)
+    } else if source.is_segment_register() {
+        Some(segment::mov_from_segment)
     } else {
         None
     }
