@@ -54,9 +54,10 @@ COMMANDS: Final = {
 }
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that everything takes."""
+def add_common_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Declare the options that everything takes, and return their group."""
     group = parser.add_argument_group("other options")
     group.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
     group.add_argument("--debug", action="store_true", help="show where in the program an error arose")
     group.add_argument("-h", "--help", action="help", help="show this help and leave")
+    return group

@@ -80,8 +80,8 @@ def top_parser() -> Parser:
         f"{_DESCRIPTION}\n\ncommands:{commands}",
         _EPILOG,
     )
-    add_common_options(parser)
-    parser.add_argument("--version", action="store_true", help="show the version and leave")
+    common = add_common_options(parser)
+    common.add_argument("--version", action="store_true", help="show the version and leave")
     return parser
 
 

@@ -19,9 +19,9 @@ from wirt.errors import Error, NotFoundError, UsageError
 from wirt.vm import VM, Disk, run
 from wirt.vm.accelerator import ACCELERATORS
 
-USAGE: Final = (
-    "wirt run [tiny] [OPTION]...\n       wirt run --kernel FILE [--initrd FILE] [--append TEXT] [OPTION]..."
-)
+USAGE: Final = """\
+wirt run [tiny] [OPTION]...
+       wirt run --kernel FILE [--initrd FILE] [--append TEXT] [OPTION]..."""
 
 DESCRIPTION: Final = """\
 Runs a virtual machine on this terminal until the guest powers off. Without a
@@ -65,14 +65,12 @@ class Serial:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `wirt run`."""
-    parser.add_argument("guest", nargs="?", metavar="tiny", help="the built-in guest; meant without --kernel")
     boot = parser.add_argument_group("what to boot")
+    boot.add_argument("guest", nargs="?", metavar="tiny", help="the built-in guest; meant without --kernel")
     boot.add_argument("--kernel", metavar="FILE", help="a bzImage, an ELF file with PVH note, or Multiboot")
     boot.add_argument("--initrd", metavar="FILE", help="the initial RAM disk, or the Multiboot module")
     boot.add_argument("--append", metavar="TEXT", help="the kernel's command line; for tiny, more of it")
-    boot.add_argument(
-        "--exec", metavar="CMD", help="run a shell command in tiny, print its output, power off"
-    )
+    boot.add_argument("--exec", metavar="CMD", help="run a command in tiny, print its output, power off")
     machine = parser.add_argument_group("the machine")
     machine.add_argument(
         "-c", "--cpus", type=_cpus, default=1, metavar="N", help="virtual CPUs, 1 to 255 (default: 1)"
@@ -107,7 +105,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--accel",
         default="auto",
         choices=ACCELERATORS,
-        help="kvm, recompiler, or auto (default): KVM if measuring finds that it runs guests on the processor",
+        help="auto (default) takes KVM if measuring finds that it runs guests on the processor",
     )
     running.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS", help="switch it off after that time, exit status 1"
@@ -166,9 +164,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
 
 def _run_command(arguments: argparse.Namespace) -> int:
     if arguments.guest not in (None, "tiny") or arguments.kernel is not None or arguments.initrd is not None:
-        raise UsageError(
-            "--exec runs its command in the built-in guest tiny: leave other guests and kernels out."
-        )
+        raise UsageError("--exec runs in the built-in guest tiny: leave other guests and kernels out.")
     if arguments.serial is not None:
         raise UsageError("--exec needs the serial console for itself: leave --serial out.")
     completed = run(
@@ -222,9 +218,7 @@ def _open_output(path: str, used: Sequence[str | Path]) -> int:
     for other in used:
         with contextlib.suppress(OSError):
             if os.path.samefile(path, other):
-                raise UsageError(
-                    f"The serial output may not go to {path}: the machine uses that file itself."
-                )
+                raise UsageError(f"The serial output may not go to {path}: the machine uses that file.")
     try:
         # Without O_NONBLOCK a named pipe that nobody reads would be waited for.
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
