@@ -229,6 +229,8 @@ fn comparable(instruction: &Instruction) -> bool {
                 | Mnemonic::Rdsspq
                 | Mnemonic::Clwb
                 | Mnemonic::Cldemote
+                | Mnemonic::Rdrand
+                | Mnemonic::Rdseed
                 // With REX.B this is XCHG R8 to some processors.
                 | Mnemonic::Pause
                 // 0F 0D with a register: undefined to some processors.

@@ -12,6 +12,7 @@ mod lockstep;
 mod logic;
 mod muldiv;
 pub(crate) mod operand;
+mod random;
 mod shift;
 pub(crate) mod stack;
 mod string;
@@ -142,6 +143,8 @@ pub(super) fn handler(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Bswap => bits::bswap,
         Mnemonic::Movbe => bits::movbe,
         Mnemonic::Crc32 => bits::crc32,
+        Mnemonic::Rdrand => random::rdrand,
+        Mnemonic::Rdseed => random::rdseed,
 
         Mnemonic::Xchg => atomic::xchg,
         Mnemonic::Xadd => atomic::xadd,
@@ -177,3 +180,6 @@ pub(super) fn handler(instruction: &Instruction) -> Option<Handler> {
     };
     Some(handler)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,12 @@
 //! The stack: PUSH, POP, their multiples, flags, frames. Its pointer is 64 bits wide in 64-bit mode, else as wide as SS's
 //! D/B bit says. No pointer moves before every access has succeeded.
 
-use super::flags::mask;
+use super::flags::{mask, when};
 use super::operand::{linear_address, load, read_linear, segment_index, store, write_linear, write_register};
 use crate::fault::Fault;
 use crate::interp::system::segment;
 use crate::mmu::Kind;
-use crate::state::{Bits, Core, Executed, flag};
+use crate::state::{Bits, Core, Executed, cr4, flag};
 use hv::{Gpr, Segment, SegmentRegister};
 use iced_x86::{Code, Instruction, Register};
 
@@ -131,29 +131,57 @@ pub(super) fn popa(core: &mut Core, instruction: &Instruction) -> Executed {
     Ok(())
 }
 
-/// In virtual-8086 mode PUSHF and POPF belong to the monitor unless IOPL is 3.
-fn check_virtual_flags(core: &Core) -> Executed {
-    if core.vm86() && core.rflags & flag::IOPL != flag::IOPL { Err(Fault::GP0) } else { Ok(()) }
+/// How PUSHF and POPF of `bytes` see IF.
+enum InterruptFlag {
+    /// As it is.
+    Real,
+    /// By way of VIF: virtual-8086 mode with CR4.VME, below IOPL 3.
+    Virtual,
+}
+
+/// In virtual-8086 mode PUSHF and POPF belong to the monitor unless IOPL is 3. Intel SDM volume 3B, section 21.3.3.
+fn interrupt_flag(core: &Core, bytes: usize) -> Result<InterruptFlag, Fault> {
+    if !core.vm86() || core.rflags & flag::IOPL == flag::IOPL {
+        Ok(InterruptFlag::Real)
+    } else if core.cr4 & cr4::VME != 0 && bytes == 2 {
+        Ok(InterruptFlag::Virtual)
+    } else {
+        Err(Fault::GP0)
+    }
 }
 
 pub(super) fn pushf(core: &mut Core, instruction: &Instruction) -> Executed {
-    check_virtual_flags(core)?;
-    push(core, core.rflags & !(flag::VM | flag::RF), moved(instruction))
+    let bytes = moved(instruction);
+    let value = match interrupt_flag(core, bytes)? {
+        InterruptFlag::Real => core.rflags & !(flag::VM | flag::RF),
+        InterruptFlag::Virtual => core.rflags & !flag::IF | flag::IOPL | when(core.rflags & flag::VIF != 0, flag::IF),
+    };
+    push(core, value, bytes)
 }
 
 pub(super) fn popf(core: &mut Core, instruction: &Instruction) -> Executed {
-    check_virtual_flags(core)?;
     let bytes = moved(instruction);
-    let value = peek(core, 0, bytes)?;
+    let seen = interrupt_flag(core, bytes)?;
+    let mut value = peek(core, 0, bytes)?;
     let mut writable = flag::ARITHMETIC | flag::TF | flag::DF | flag::NT | flag::AC | flag::ID;
-    let iopl = (core.rflags & flag::IOPL) >> 12;
-    if core.cpl() == 0 && !core.vm86() {
-        writable |= flag::IOPL;
+    match seen {
+        InterruptFlag::Virtual => {
+            if value & flag::TF != 0 || (value & flag::IF != 0 && core.rflags & flag::VIP != 0) {
+                return Err(Fault::GP0);
+            }
+            value |= when(value & flag::IF != 0, flag::VIF);
+            writable = writable & 0xFFFF | flag::VIF;
+        }
+        InterruptFlag::Real => {
+            if core.cpl() == 0 {
+                writable |= flag::IOPL;
+            }
+            if u64::from(core.cpl()) <= (core.rflags & flag::IOPL) >> 12 {
+                writable |= flag::IF;
+            }
+            writable &= mask(bytes);
+        }
     }
-    if u64::from(core.cpl()) <= iopl {
-        writable |= flag::IF;
-    }
-    let writable = writable & mask(bytes);
     let cleared = if bytes > 2 { flag::RF } else { 0 };
     core.rflags = core.rflags & !(writable | cleared) | value & writable;
     adjust(core, bytes as u64);
