@@ -182,7 +182,7 @@ fn encoding(random: &mut Random) -> [u8; 15] {
     if random.one_in(10) {
         // VEX with map 0F38 or 0F3A.
         bytes.clear();
-        bytes.extend([0xC4, random.next() as u8 & 0xE0 | 2 + random.below(2) as u8, random.next() as u8 & 0xFB]);
+        bytes.extend([0xC4, random.next() as u8 & 0xE0 | (2 + random.below(2) as u8), random.next() as u8 & 0xFB]);
         bytes.push(0xF0 + random.below(8) as u8);
     } else {
         if random.one_in(2) {

@@ -178,7 +178,8 @@ fn in_segment(core: &Core, segment: &Segment, offset: u64, size: u64, write: boo
     if core.protected() && !core.vm86() {
         let code = segment.access & CODE != 0;
         let allowed = segment.access & WRITABLE_OR_READABLE != 0;
-        if segment.access & Segment::P == 0 || (write && (code || !allowed)) || (!write && code && !allowed) {
+        let forbidden = if write { code || !allowed } else { code && !allowed };
+        if segment.access & Segment::P == 0 || forbidden {
             return false;
         }
     }

@@ -171,7 +171,7 @@ fn native(core: &mut Core, instruction: &Instruction) -> Executed {
             core.probe(linear, size as u64, Kind::Write)?;
         }
     }
-    stub::run(core, instruction, prepared, unit == Unit::X87, &mut buffer)?;
+    stub::run(core, instruction, prepared, &mut buffer)?;
     if prepared.writes && size != 0 {
         write_operand(core, linear, &buffer.0[..size])?;
     }

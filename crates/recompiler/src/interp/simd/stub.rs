@@ -255,17 +255,11 @@ fn host_mxcsr() -> u32 {
 ///
 /// # Errors
 /// #XM (#UD without CR4.OSXMMEXCPT) for an unmasked SSE exception: only the flags in MXCSR are changed then.
-pub(super) fn run(
-    core: &mut Core,
-    instruction: &Instruction,
-    prepared: Prepared,
-    x87: bool,
-    buffer: &mut Buffer,
-) -> Executed {
+pub(super) fn run(core: &mut Core, instruction: &Instruction, prepared: Prepared, buffer: &mut Buffer) -> Executed {
     let guest_mxcsr = core.area32(area::MXCSR);
     let (fip, fdp, fop) = (core.area64(area::FIP), core.area64(area::FDP), core.area16(area::FOP));
     let pending = core.area16(area::FSW) & (area::EXCEPTIONS | area::FSW_ES | area::FSW_BUSY);
-    let held = x87 && super::waits(instruction) && pending & area::FSW_ES != 0;
+    let held = super::waits(instruction) && pending & area::FSW_ES != 0;
     if held {
         // CR0.NE is clear: the guest ignores the exception, which must not reach the host.
         core.set_area16(area::FSW, core.area16(area::FSW) & !pending);

@@ -280,3 +280,64 @@ fn many_different_instructions_do_not_exhaust_the_stubs() {
     execute(&mut core, &[0x66, 0x0F, 0x70, 0xC1, 0x1B]).unwrap();
     assert_eq!(ymm(&core, 0)[..16], lanes([4, 3, 2, 1, 0, 0, 0, 0])[..16]);
 }
+
+/// A hostile guest's bytes in every mode, on hostile register contents: exceptions go to the guest, never to this process.
+#[test]
+fn random_encodings_in_random_states_do_no_harm() {
+    use iced_x86::{Decoder, DecoderOptions};
+    let wanted: u64 = std::env::var("WIRT_LOCKSTEP_N").ok().and_then(|text| text.parse().ok()).unwrap_or(40_000);
+    let mut state = 0x1234_5678_9ABC_DEFu64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut cores = [Bits::B64, Bits::B32, Bits::B16].map(|bits| testing::core(bits, 3));
+    let (mut executed, mut faulted) = (0u64, 0u64);
+    while executed + faulted < wanted {
+        let core = &mut cores[(next() % 3) as usize];
+        let mut bytes = [0; 15];
+        bytes.iter_mut().for_each(|byte| *byte = next() as u8);
+        let start = next() as usize;
+        let prefix: &[u8] = [
+            &[0x0F][..],
+            &[0x66, 0x0F],
+            &[0xF2, 0x0F],
+            &[0xF3, 0x0F],
+            &[0x0F, 0x38],
+            &[0x66, 0x0F, 0x38],
+            &[0x66, 0x0F, 0x3A],
+            &[0xC5],
+            &[0xC4, 0xE2],
+            &[0xC4, 0xE3],
+            &[0xD8],
+            &[0xDA],
+            &[],
+        ][start % 13];
+        bytes[..prefix.len()].copy_from_slice(prefix);
+        if prefix == [0xD8] || prefix == [0xDA] {
+            bytes[0] = 0xD8 + (next() & 7) as u8;
+        }
+        let instruction = Decoder::with_ip(core.bits() as u32, &bytes, CODE, DecoderOptions::NONE).decode();
+        let handler = super::handler(&instruction).or_else(|| crate::interp::integer::handler(&instruction));
+        let Some(handler) = handler else { continue };
+        core.gpr.iter_mut().for_each(|register| *register = DATA + (next() & 0xF_FFFF));
+        core.rflags = next() & (flag::ARITHMETIC | flag::DF) | flag::FIXED;
+        core.rip = CODE;
+        core.cr0 = core.cr0 & !cr0::NE | if next() & 1 == 0 { cr0::NE } else { 0 };
+        for at in (area::ST..area::XMM_END).chain(area::YMM_HIGH..area::YMM_HIGH + 256) {
+            core.fpu.0[at] = next() as u8;
+        }
+        core.set_area64(area::XSTATE_BV, 7);
+        core.set_area16(area::FCW, next() as u16 & 0x1F3F | 0x40);
+        core.set_area16(area::FSW, area::summarised(next() as u16, core.area16(area::FCW)));
+        core.fpu.0[area::FTW] = next() as u8;
+        core.set_area32(area::MXCSR, next() as u32 & 0xFFFF);
+        match crate::interp::step(core, &instruction, handler) {
+            Ok(()) => executed += 1,
+            Err(_) => faulted += 1,
+        }
+    }
+    assert!(executed > wanted / 10 && faulted > 0, "{executed} executed, {faulted} faulted");
+}
