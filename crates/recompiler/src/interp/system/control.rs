@@ -344,10 +344,11 @@ pub(super) fn cache(core: &mut Core, _: &Instruction) -> Executed {
     privileged(core)
 }
 
-/// HLT.
+/// HLT. It is itself the one instruction that STI keeps interrupts off for, so that they wake it.
 pub(super) fn hlt(core: &mut Core, _: &Instruction) -> Executed {
     privileged(core)?;
     core.halted = true;
+    core.interrupt_shadow = false;
     Ok(())
 }
 

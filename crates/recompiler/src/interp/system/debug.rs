@@ -25,6 +25,7 @@ impl Core {
     /// The trap after an instruction that began with RFLAGS.TF set; `rip` is the next instruction.
     pub fn single_step_trap(&mut self) -> Fault {
         self.dr6 |= DR6_BS;
+        self.dr7 &= !DR7_GD;
         Fault { trap: true, ..Fault::plain(vector::DB) }
     }
 

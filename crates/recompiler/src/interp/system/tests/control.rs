@@ -209,6 +209,10 @@ fn swapgs_exchanges_and_hlt_waits() {
     let rip = core.rip;
     assert_eq!(run(&mut core, &[0xF4]), Ok(()));
     assert!(core.halted && core.rip == rip + 1);
+    core.rflags &= !flag::IF;
+    assert_eq!(run(&mut core, &[0xFB]), Ok(()));
+    assert_eq!(run(&mut core, &[0xF4]), Ok(()));
+    assert!(!core.interrupt_shadow, "an interrupt wakes STI; HLT");
 }
 
 #[test]
