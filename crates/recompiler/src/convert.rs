@@ -115,6 +115,7 @@ impl Core {
         self.dr7 = state.dr7 & DR7_BITS | DR7_ONES;
         self.msr = registers;
         self.fpu.0.copy_from_slice(&state.fpu.area[..]);
+        self.settle_vector_state();
         self.tsc.offset = self.tsc.offset.wrapping_add(state.tsc.wrapping_sub(self.tsc.now()));
         self.interrupt_shadow = state.events.interrupt_shadow;
         self.nmi_masked = state.events.nmi_masked;

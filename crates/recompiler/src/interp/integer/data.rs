@@ -1,9 +1,7 @@
 //! Data movement without arithmetic.
 
 use super::flags;
-use super::operand::{
-    effective_offset, load, memory, read_linear, read_register, size, store, write_register,
-};
+use super::operand::{effective_offset, load, memory, read_linear, read_register, size, store, write_register};
 use crate::mmu::Kind;
 use crate::state::{Core, Executed, flag};
 use iced_x86::{Instruction, Mnemonic, Register};

@@ -67,6 +67,24 @@ impl Core {
         self.fpu.0[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
 
+    /// Makes a state that came from elsewhere keep this module's rule: what XSTATE_BV calls initial has its initial data.
+    pub(crate) fn settle_vector_state(&mut self) {
+        let present = self.area64(XSTATE_BV);
+        if present & X87 == 0 {
+            initialise_x87(self);
+            self.fpu.0[ST..XMM].fill(0);
+        }
+        if present & SSE == 0 {
+            self.fpu.0[XMM..XMM_END].fill(0);
+        }
+        if present & AVX == 0 {
+            self.fpu.0[YMM_HIGH..YMM_HIGH + 256].fill(0);
+        }
+        let fsw = summarised(self.area16(FSW), self.area16(FCW));
+        self.set_area16(FSW, fsw);
+        self.set_area32(MXCSR_MASK, MXCSR_BITS);
+    }
+
     /// Marks components as no longer initial.
     pub(super) fn touch_components(&mut self, components: u64) {
         let present = self.area64(XSTATE_BV) | components;

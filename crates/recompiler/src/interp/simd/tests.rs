@@ -169,6 +169,20 @@ fn saved_areas_restore_and_reject_reserved_bits() {
 }
 
 #[test]
+fn components_that_a_loaded_state_calls_initial_read_as_such() {
+    let mut core = core();
+    core.fpu.0[area::ST..area::XMM_END].fill(0x55);
+    core.fpu.0[area::YMM_HIGH..area::YMM_HIGH + 256].fill(0x55);
+    core.set_area16(area::FCW, 0);
+    core.set_area64(area::XSTATE_BV, area::SSE);
+    core.settle_vector_state();
+    assert_eq!((core.area16(area::FCW), core.fpu.0[area::ST]), (0x37F, 0));
+    let mut expected = [0; 32];
+    expected[..16].fill(0x55);
+    assert_eq!(ymm(&core, 3), expected);
+}
+
+#[test]
 fn fxsave_shows_no_address_of_the_host() {
     let mut core = core();
     execute(&mut core, &[0xD9, 0xE8]).unwrap();
@@ -286,7 +300,7 @@ fn many_different_instructions_do_not_exhaust_the_stubs() {
 fn random_encodings_in_random_states_do_no_harm() {
     use iced_x86::{Decoder, DecoderOptions};
     let wanted: u64 = std::env::var("WIRT_LOCKSTEP_N").ok().and_then(|text| text.parse().ok()).unwrap_or(40_000);
-    let mut state = 0x1234_5678_9ABC_DEFu64;
+    let mut state = 0x0123_4567_89AB_CDEF_u64;
     let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
