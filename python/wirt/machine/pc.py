@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -101,7 +100,7 @@ def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Termi
 
 def hardware_address(uuid: UUID) -> tuple[int, int, int, int, int, int]:
     """The network card's address: locally administered, and always the same for a machine."""
-    first, second, third, fourth, fifth = sha256(uuid.bytes).digest()[:5]
+    first, second, third, fourth, fifth = uuid.bytes[-5:]
     return (0x52, first, second, third, fourth, fifth)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Sequence
 
@@ -37,7 +36,7 @@ def run(
     `timeout` seconds, and Error when the machine ends before the command does.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    nonce = secrets.token_hex(16)
+    nonce = os.urandom(16).hex()
     try:
         initrd = tiny.exec_initrd(tiny.ensure(), command, nonce)
     except tiny.TinyError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import secrets
+import os
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -42,7 +42,7 @@ class Shell:
         if not self._at_prompt:
             self._console.expect(PROMPT, _left(deadline))
         self._at_prompt = False
-        nonce = secrets.token_hex(16)
+        nonce = os.urandom(16).hex()
         script = f"/run/exec.{nonce}"
         encoded = base64.b64encode(command.encode()).decode()
         for start in range(0, len(encoded), _PIECE):
