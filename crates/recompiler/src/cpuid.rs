@@ -9,10 +9,10 @@ use crate::state::{Core, cr4};
 use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use hv::Error;
 
-/// Frequency of the local APIC's timer, and the crystal that leaf 0x15 relates the TSC to, in kHz.
-const CRYSTAL_KHZ: u64 = 1_000_000;
-/// Guests multiply the crystal's kHz by the numerator in 32 bits: it has to stay below this.
-const NUMERATOR_LIMIT: u64 = u32::MAX as u64 / CRYSTAL_KHZ;
+/// Frequency of the local APIC's timer in kHz. Guests take it from the crystal of leaf 0x15.
+const APIC_TIMER_KHZ: u64 = 1_000_000;
+/// Guests multiply the crystal's kHz by the numerator in 32 bits.
+const NUMERATOR_LIMIT: u64 = u32::MAX as u64 / APIC_TIMER_KHZ;
 
 const MAX_BASIC: u32 = 0x16;
 const MAX_HYPERVISOR: u32 = 0x4000_0010;
@@ -174,28 +174,40 @@ fn word(text: &[u8], index: usize) -> u32 {
     u32::from_le_bytes(bytes)
 }
 
-/// Denominator and numerator of leaf 0x15 for a TSC frequency: `CRYSTAL_KHZ * numerator / denominator`, rounded down as
-/// guests do, is `khz` exactly where a small enough fraction exists, else within 1 kHz of it.
-fn tsc_ratio(khz: u64) -> (u32, u32) {
-    let khz = khz.clamp(1, CRYSTAL_KHZ * NUMERATOR_LIMIT);
-    let mut best = (1, 1, u64::MAX);
+/// Leaf 0x15 for a TSC frequency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TscRatio {
+    denominator: u32,
+    numerator: u32,
+    crystal_khz: u32,
+}
+
+/// The ratio for which `crystal * numerator / denominator`, rounded down as guests do, is exactly `khz`. Where no small
+/// fraction of the APIC timer's frequency is, the crystal gives way (by less than 250 ppm): the TSC is what guests keep
+/// time with, while an APIC timer's interval may be a little off.
+fn tsc_ratio(khz: u64) -> TscRatio {
+    let khz = khz.clamp(1, u64::from(u32::MAX));
+    let mut best = TscRatio { denominator: 1, numerator: 1, crystal_khz: khz as u32 };
+    let distance = |ratio: &TscRatio| u64::from(ratio.crystal_khz).abs_diff(APIC_TIMER_KHZ);
     for denominator in 1..=NUMERATOR_LIMIT {
-        // The smallest numerator that does not fall short, and the one before.
-        let above = (khz * denominator).div_ceil(CRYSTAL_KHZ);
-        for numerator in [above, above.saturating_sub(1)] {
+        let below = khz * denominator / APIC_TIMER_KHZ;
+        for numerator in [below, below + 1] {
             if !(1..=NUMERATOR_LIMIT).contains(&numerator) {
                 continue;
             }
-            let error = (CRYSTAL_KHZ * numerator / denominator).abs_diff(khz);
-            if error < best.2 {
-                best = (denominator as u32, numerator as u32, error);
+            let crystal = (khz * denominator).div_ceil(numerator);
+            let product = crystal * numerator;
+            if product > u64::from(u32::MAX) || product / denominator != khz {
+                continue;
+            }
+            let ratio =
+                TscRatio { denominator: denominator as u32, numerator: numerator as u32, crystal_khz: crystal as u32 };
+            if distance(&ratio) < distance(&best) {
+                best = ratio;
             }
         }
-        if best.2 == 0 {
-            break;
-        }
     }
-    (best.0, best.1)
+    best
 }
 
 /// EAX, EBX, ECX, EDX.
@@ -244,8 +256,8 @@ impl Core {
                 _ => [0; 4],
             },
             0x15 => {
-                let (denominator, numerator) = tsc_ratio(self.tsc.khz);
-                [denominator, numerator, (CRYSTAL_KHZ * 1000) as u32, 0]
+                let ratio = tsc_ratio(self.tsc.khz);
+                [ratio.denominator, ratio.numerator, ratio.crystal_khz.saturating_mul(1000), 0]
             }
             0x16 => {
                 let mhz = (self.tsc.khz / 1000) as u32;
@@ -298,7 +310,7 @@ impl Core {
         match leaf {
             0x4000_0000 => [MAX_HYPERVISOR, word(HYPERVISOR, 0), word(HYPERVISOR, 1), word(HYPERVISOR, 2)],
             // Frequencies in kHz: TSC and local APIC.
-            0x4000_0010 => [self.tsc.khz as u32, CRYSTAL_KHZ as u32, 0, 0],
+            0x4000_0010 => [self.tsc.khz as u32, APIC_TIMER_KHZ as u32, 0, 0],
             _ => [0; 4],
         }
     }
@@ -327,18 +339,17 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn leaf_0x15_gives_the_tsc_frequency_within_a_kilohertz_and_32_bits() {
-        for khz in
-            [800_001, 1_999_999, 2_000_000, 2_095_078, 2_399_997, 2_494_140, 2_893_303, 3_000_001, 3_700_123, 4_100_009]
-        {
-            let (denominator, numerator) = tsc_ratio(khz);
-            let product = CRYSTAL_KHZ * u64::from(numerator);
-            assert!(u32::try_from(product).is_ok(), "{khz}");
-            let error = (product / u64::from(denominator)).abs_diff(khz);
-            assert!(error <= 1, "{khz}: {error} kHz off");
+    fn leaf_0x15_gives_the_tsc_frequency_exactly_and_in_32_bits() {
+        let near_simple = [1_999_999, 2_000_000, 2_000_200, 2_399_997, 2_499_800, 3_000_001, 3_000_230];
+        for khz in (1_000_000..4_200_000).step_by(19_997).chain(near_simple) {
+            let ratio = tsc_ratio(khz);
+            let product = ratio.crystal_khz.checked_mul(ratio.numerator).expect("32 bits are enough");
+            assert_eq!(u64::from(product / ratio.denominator), khz);
+            let off = u64::from(ratio.crystal_khz).abs_diff(APIC_TIMER_KHZ);
+            assert!(off <= 250, "{khz}: the crystal is {off} ppm off");
         }
         for extreme in [0, 1, u64::MAX] {
-            assert!(tsc_ratio(extreme).0 > 0);
+            assert!(tsc_ratio(extreme).denominator > 0);
         }
     }
 
