@@ -2,8 +2,8 @@
 
     .venv/bin/python bench/port_exit.py [kvm|recompiler ...]
 
-Prints the microseconds for each write, median of 5 runs of 1,000 writes, less the loop around them. The Rust device
-is the scratch register of COM1.
+Prints the microseconds for each write, median of 5 runs of 1,000 writes, less the loop around them. The Rust
+device is the scratch register of COM1.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def measure(accelerator: str) -> None:
     )
     print(
         f"{accelerator:10}  Rust device {(rust - empty) / ROUNDS * 1e6:6.2f} us"
-        f"  Python device {(python - empty) / ROUNDS * 1e6:6.2f} us  (a port write, {_core.probe().verdict} KVM)"
+        f"  Python device {(python - empty) / ROUNDS * 1e6:6.2f} us"
+        f"  (a port write, {_core.probe().verdict} KVM)"
     )
 
 

@@ -66,6 +66,7 @@ class Console:
         if isinstance(pattern, str):
             pattern = pattern.encode()
         compiled = re.compile(pattern)
+        shown = repr(compiled.pattern.decode(errors="replace"))
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             match = compiled.search(self._unread)
@@ -73,10 +74,10 @@ class Console:
                 self._unread = self._unread[match.end() :]
                 return match
             if self._closed:
-                raise ClosedError(f"The machine ended before its console showed {self._sought(compiled)}.")
+                raise ClosedError(f"The machine ended before its console showed {shown}; {self._tail()}")
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                raise WaitTimeout(f"The console did not show {self._sought(compiled)} in {timeout} s.")
+                raise WaitTimeout(f"The console did not show {shown} in {timeout} s; {self._tail()}")
             self._receive(left)
 
     @property
@@ -101,6 +102,5 @@ class Console:
         data, self._position, self._closed = self._terminal.read(self._position, timeout)
         self._unread = (self._unread + data)[-HISTORY:]
 
-    def _sought(self, pattern: re.Pattern[bytes]) -> str:
-        tail = self._unread[-_SHOWN:].decode(errors="replace")
-        return f"{pattern.pattern.decode(errors='replace')!r}; its last output: {tail!r}"
+    def _tail(self) -> str:
+        return f"its last output: {self._unread[-_SHOWN:].decode(errors='replace')!r}."

@@ -1,0 +1,94 @@
+"""Bad input: each ends in one sentence and a status that says which kind it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import wirt
+from wirt.machine.pc import hardware_address
+from wirt.vm.spec import make_spec
+
+
+def spec(**wishes: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "guest": None,
+        "kernel": None,
+        "initrd": None,
+        "append": None,
+        "memory": "64M",
+        "cpus": 1,
+        "disks": (),
+        "devices": (),
+    }
+    return make_spec(**(defaults | wishes))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "status", "says"),
+    [
+        ({"memory": "lots"}, 2, "is no size"),
+        ({"memory": "4K"}, 2, "at least 1 MiB"),
+        ({"memory": (2 << 20) + 1}, 2, "no multiple of 4 KiB"),
+        ({"memory": "900T"}, 4, "more than this host has"),
+        ({"cpus": 0}, 2, "1 to 255 vCPUs"),
+        ({"cpus": 256}, 2, "1 to 255 vCPUs"),
+        ({"cpus": 1.5}, 2, "1 to 255 vCPUs"),
+        ({"guest": "huge"}, 2, "no built-in guest 'huge'"),
+        ({"guest": "tiny", "kernel": b"x"}, 2, "brings its own kernel"),
+        ({"initrd": b"x"}, 2, "need"),
+        ({"append": "quiet"}, 2, "need"),
+        ({"kernel": "/nowhere/vmlinuz"}, 3, "kernel /nowhere/vmlinuz does not exist"),
+        ({"kernel": "/proc"}, 2, "kernel /proc is a directory"),
+        ({"kernel": "/dev/null"}, 2, "kernel /dev/null is not a regular file"),
+        ({"kernel": "a\0b"}, 3, "cannot be looked at"),
+        ({"disks": ["/nowhere/disk"]}, 3, "disk /nowhere/disk does not exist"),
+        ({"disks": ["/"]}, 2, "disk / is a directory"),
+        ({"disks": ["/dev/null"] * 40}, 2, "at most 27 disks"),
+        ({"devices": ["flux-capacitor"]}, 2, "no device 'flux-capacitor'"),
+    ],
+)
+def test_refused_with_a_sentence(wishes: dict[str, Any], status: int, says: str) -> None:
+    with pytest.raises(wirt.Error, match=says) as caught:
+        spec(**wishes)
+    assert caught.value.exit_status == status
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_files_without_permission_are_refused(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x")
+    image.chmod(0o400)
+    assert spec(disks=[wirt.Disk(image, readonly=True)]).disks[0].readonly
+    with pytest.raises(wirt.UsageError, match="may not be written"):
+        spec(disks=[image])
+    image.chmod(0)
+    with pytest.raises(wirt.UsageError, match="may not be read"):
+        spec(kernel=image)
+
+
+def test_a_disk_that_another_machine_has_is_refused(tmp_path: Path) -> None:
+    from wirt.storage.raw import open_raw
+
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(512))
+    reader = open_raw(image, readonly=True)
+    other = open_raw(image, readonly=True)
+    with pytest.raises(wirt.Error, match="in use by another machine"):
+        open_raw(image, readonly=False)
+    os.close(other)
+    os.close(reader)
+    os.close(open_raw(image, readonly=False))
+
+
+def test_hardware_address_is_local_unicast_and_stable() -> None:
+    uuid = spec().uuid
+    address = hardware_address(uuid)
+    assert address == hardware_address(uuid)
+    assert address[0] & 3 == 2
+    assert all(0 <= byte <= 255 for byte in address)
