@@ -29,6 +29,18 @@ struct NearEntry {
 
 const EMPTY: NearEntry = NearEntry { rip: 0, mode: Mode::NONE, block: 0, generation: 0 };
 
+/// Reports faults on standard error when the environment variable `WIRT_TRACE` is set: what a guest that dies early
+/// tripped over.
+fn trace(core: &mut Core, fault: &Fault) {
+    let linear = core.linear_rip();
+    let mut bytes = [0; 15];
+    let shown = match core.read_bytes(linear, &mut bytes) {
+        Ok(()) => format!("{bytes:02x?}"),
+        Err(_) => "unreadable".into(),
+    };
+    eprintln!("{fault:x?} at {linear:#x} cpl {} code {shown} gpr {:x?}", core.cpl(), core.gpr);
+}
+
 /// A virtual processor of the recompiler.
 pub struct RecompilerVcpu {
     pub(crate) core: Box<Core>,
@@ -38,6 +50,8 @@ pub struct RecompilerVcpu {
     generation: u64,
     translator: Option<Translator>,
     kick: Arc<dyn Kick>,
+    /// `WIRT_TRACE` is set.
+    traced: bool,
     counters: Counters,
 }
 
@@ -68,6 +82,7 @@ impl RecompilerVcpu {
             generation: 1,
             translator,
             kick,
+            traced: std::env::var_os("WIRT_TRACE").is_some(),
             counters: Counters::default(),
         })
     }
@@ -196,6 +211,9 @@ impl RecompilerVcpu {
                 Ok(()) => {}
                 Err(fault) => {
                     self.counters.exceptions += 1;
+                    if self.traced {
+                        trace(&mut self.core, &fault);
+                    }
                     if let Delivered::TripleFault = self.core.deliver_fault(fault) {
                         return Stop::Shutdown;
                     }
