@@ -119,6 +119,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Run the machine and return the exit status."""
     if arguments.guest is None and arguments.kernel is None:
+        if arguments.initrd is not None:
+            raise UsageError("An initrd needs a kernel: give --kernel, or say tiny for that guest's own.")
         arguments.guest = "tiny"
     if arguments.exec is not None:
         return _run_command(arguments)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import Final
 
 from wirt.errors import Error
+
+SECTOR_SIZE: Final = 512
+"""Bytes in a sector as virtio-blk counts them (Virtual I/O Device 1.2, section 5.2)."""
 
 
 def open_raw(path: Path, *, readonly: bool) -> int:
     """Open an image or block device for a guest and return its descriptor, which the caller closes.
 
     It is locked (flock) as long as the descriptor or a duplicate is open: writers alone, readers together.
-    Raises Error when it cannot be opened or another machine has it.
+    Raises Error when it cannot be opened, another machine has it, or its size is none of a disk.
     """
     flags = os.O_CLOEXEC | (os.O_RDONLY if readonly else os.O_RDWR)
     try:
@@ -28,4 +32,14 @@ def open_raw(path: Path, *, readonly: bool) -> int:
     except OSError as error:
         os.close(fd)
         raise Error(f"The disk {path} cannot be locked: {error.strerror}.") from error
+    size = os.lseek(fd, 0, os.SEEK_END)
+    if not size or size % SECTOR_SIZE:
+        os.close(fd)
+        sectors = size // SECTOR_SIZE + 1
+        raise Error(
+            f"The disk {path} has {size} bytes, which is no multiple of {SECTOR_SIZE}: "
+            f"make it larger, for instance by 'truncate -s {sectors * SECTOR_SIZE} {path}'."
+            if size
+            else f"The disk {path} is empty: give it a size, for instance by 'truncate -s 1G {path}'."
+        )
     return fd

@@ -131,9 +131,9 @@ def load(
 
     initrd_address = 0
     if initrd:
-        check_complete(initrd)
         limit = min(header.initrd_addr_max + 1, LOW_RAM_LIMIT)
         initrd_address = placement.place(initrd.size, PAGE_SIZE, initrd.what, limit=limit)
+        check_complete(initrd)
         placement.copy(initrd_address, initrd, 0, initrd.size)
 
     cmdline_address = placement.place_low(len(cmdline) + 1, 16, "kernel command line")

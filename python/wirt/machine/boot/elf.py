@@ -174,8 +174,8 @@ def load_pvh(
     elf.load(placement, image)
     modules = b""
     if initrd:
-        check_complete(initrd)
         address = placement.place(initrd.size, PAGE_SIZE, initrd.what)
+        check_complete(initrd)
         placement.copy(address, initrd, 0, initrd.size)
         modules = MODULE.pack(address, initrd.size, 0, 0)
 
