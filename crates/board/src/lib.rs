@@ -52,3 +52,4 @@ pub use state::{StateReader, StateWriter};
 pub use terminal::{Output, Terminal, TerminalDevice};
 pub use timer::{Timer, Timers};
 pub use uart::Uart;
+pub use vcpu_thread::AroundThread;

@@ -1,4 +1,4 @@
-use crate::vcpu_thread::{OnEvent, VcpuThread};
+use crate::vcpu_thread::{AroundThread, OnEvent, VcpuThread};
 use crate::{Action, ActionSink, Buses};
 use hv::{GuestMemory, InternalError, Interrupts, LocalApic, Vcpu, Vm};
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -122,11 +122,15 @@ impl Machine {
         machine
     }
 
-    /// Adds the next vCPU with its thread, parked. `lapic`: see [`Vm::create_vcpu`].
+    /// Adds the next vCPU with its thread, parked. `lapic`: see [`Vm::create_vcpu`]; `around` surrounds the thread's life.
     ///
     /// # Errors
     /// [`MachineError::State`] after the start; [`MachineError::Accelerator`] when there can be no more vCPUs.
-    pub fn add_vcpu(self: &Arc<Self>, lapic: Option<Arc<dyn LocalApic>>) -> Result<(), MachineError> {
+    pub fn add_vcpu(
+        self: &Arc<Self>,
+        lapic: Option<Arc<dyn LocalApic>>,
+        around: AroundThread,
+    ) -> Result<(), MachineError> {
         let state = self.state();
         if !matches!(*state, State::Created) {
             return Err(MachineError::State { wanted: "add a vCPU to", state: state.name() });
@@ -139,7 +143,7 @@ impl Machine {
             }
         });
         let id = self.vcpus().len() as u32;
-        let vcpu = VcpuThread::spawn(self.vm.clone(), id, lapic, on_event)?;
+        let vcpu = VcpuThread::spawn(self.vm.clone(), id, lapic, around, on_event)?;
         self.lock_vcpus().push(Arc::new(vcpu));
         Ok(())
     }

@@ -10,6 +10,10 @@ use std::thread::{JoinHandle, ThreadId};
 /// Something to do with a vCPU between two runs.
 type Call = Box<dyn FnOnce(&mut dyn Vcpu) + Send>;
 
+/// What surrounds the life of each vCPU thread: it calls what it is given, once. An interpreter whose devices the thread
+/// calls keeps its state for the thread this way.
+pub type AroundThread = Arc<dyn Fn(&mut (dyn FnMut() + Send)) + Send + Sync>;
+
 /// What a vCPU thread tells the machine: that it ended, and why. Called without locks held.
 pub(crate) type OnEvent = Arc<dyn Fn(Event) + Send + Sync>;
 
@@ -54,6 +58,7 @@ impl VcpuThread {
         vm: Arc<dyn Vm>,
         id: u32,
         lapic: Option<Arc<dyn LocalApic>>,
+        around: AroundThread,
         on_event: OnEvent,
     ) -> Result<Self, MachineError> {
         let shared = Arc::new(Shared { control: Mutex::default(), changed: Condvar::new() });
@@ -62,7 +67,8 @@ impl VcpuThread {
         let body = move || match vm.create_vcpu(id, lapic) {
             Ok(mut vcpu) => {
                 let _ = made.send(Ok(vcpu.kicker()));
-                let outcome = catch_unwind(AssertUnwindSafe(|| run(id, &mut *vcpu, &theirs, &on_event)));
+                let mut life = || run(id, &mut *vcpu, &theirs, &on_event);
+                let outcome = catch_unwind(AssertUnwindSafe(|| around(&mut life)));
                 if let Err(panic) = outcome {
                     on_event(Event::internal(id, format!("the accelerator failed: {}", panic_text(&*panic))));
                 }

@@ -112,7 +112,7 @@ fn machine(script: Script, cpus: u32) -> (Arc<Machine>, Arc<AtomicU64>) {
     let vm = Arc::new(ScriptVm { script, runs: runs.clone() });
     let machine = Machine::new(memory, Arc::new(Buses::new()), vm);
     for _ in 0..cpus {
-        machine.add_vcpu(None).unwrap();
+        machine.add_vcpu(None, Arc::new(|life| life())).unwrap();
     }
     (machine, runs)
 }
@@ -198,7 +198,7 @@ fn faults_of_guest_and_accelerator_end_the_machine() {
 #[test]
 fn a_vcpu_that_cannot_be_made_is_an_error() {
     let (machine, _) = machine(Script::Spin, 4);
-    assert!(machine.add_vcpu(None).unwrap_err().to_string().contains("no more than 4"));
+    assert!(machine.add_vcpu(None, Arc::new(|life| life())).unwrap_err().to_string().contains("no more than 4"));
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Machine {
             let chipset = Chipset::new(&vm, &buses, &cmos).map_err(core_error)?;
             let machine = board::Machine::new(memory, buses, vm);
             for id in 0..cpus {
-                machine.add_vcpu(chipset.lapic(id)).map_err(core_error)?;
+                machine.add_vcpu(chipset.lapic(id), Arc::new(with_thread_state)).map_err(core_error)?;
             }
             Ok(Machine { machine, chipset: Mutex::new(Some(chipset)) })
         })
@@ -211,6 +211,12 @@ impl Machine {
         }
         Ok(result)
     }
+}
+
+/// Keeps Python's state for this thread while `life` goes on, without the interpreter's lock. Otherwise each call of a
+/// Python device would make it and throw it away, which costs several times what the call does.
+fn with_thread_state(life: &mut (dyn FnMut() + Send)) {
+    Python::attach(|py| py.detach(life));
 }
 
 impl Drop for Machine {
