@@ -2,6 +2,6 @@
 
 import sys
 
-from wirt.cli.main import main
+from wirt.cli.entry import main
 
 sys.exit(main())

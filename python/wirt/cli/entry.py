@@ -40,11 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _open_standard_streams()
     words = sys.argv[1:] if arguments is None else list(arguments)
-    debug = "--debug" in words
     try:
         return _dispatch(words)
-    except Error as error:
-        status, sentence = error.exit_status, str(error)
     except KeyboardInterrupt:
         _complain("Interrupted.")
         end_self(signal.SIGINT)
@@ -54,21 +51,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end_self(ending.signum)
     except BrokenPipeError:
         end_self(signal.SIGPIPE)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        status, sentence = 1, f"{where}{error.strerror or error}."
-    except MemoryError:
-        status, sentence = 4, "The host has no memory left for this."
     except Exception as error:
-        status = 1
-        what = f"{type(error).__name__}: {error}"
-        sentence = f"Wirt made a mistake ({what}): run it again with --debug and report what it shows."
-    if debug:
-        import traceback
+        if "--debug" in words:
+            import traceback
 
-        traceback.print_exc()
-    _complain(sentence)
-    return status
+            traceback.print_exc()
+        status, sentence = _explain(error)
+        _complain(sentence)
+        return status
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """The exit status for an error, and its sentence."""
+    match error:
+        case Error():
+            return error.exit_status, str(error)
+        case OSError():
+            where = "" if error.filename is None else f"{error.filename}: "
+            return 1, f"{where}{error.strerror or error}."
+        case MemoryError():
+            return 4, "The host has no memory left for this."
+        case _:
+            what = f"{type(error).__name__}: {error}"
+            return 1, f"Wirt made a mistake ({what}): run it again with --debug and report what it shows."
 
 
 def top_parser() -> Parser:

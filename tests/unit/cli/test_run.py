@@ -1,0 +1,159 @@
+"""`wirt run`: what its options ask of a machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_vm import CRASHED, FakeVM
+from wirt.cli import main, run
+from wirt.errors import CapacityError, NotFoundError
+from wirt.vm import VM, CompletedExec, Disk
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[FakeVM]:
+    """The machines that were made; each powers itself off."""
+    machines: list[FakeVM] = []
+
+    def make(*arguments: Any, **asked: Any) -> FakeVM:
+        machines.append(FakeVM(*arguments, on_start=FakeVM.end, **asked))
+        return machines[-1]
+
+    monkeypatch.setattr(run, "VM", make)
+    return machines
+
+
+def asked(made: list[FakeVM], *words: str) -> dict[str, Any]:
+    """What `wirt run` asks of a machine when given `words`."""
+    assert main(["run", "--serial", "none", *words]) == 0
+    assert made[-1].closed
+    return made[-1].asked
+
+
+def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
+    assert asked(made) == {
+        "guest": "tiny",
+        "kernel": None,
+        "initrd": None,
+        "append": None,
+        "memory": "512M",
+        "cpus": 1,
+        "disks": [],
+        "accel": "auto",
+        "serial": None,
+        "devices": [],
+        "reboot": True,
+    }
+
+
+def test_options_reach_the_machine(made: list[FakeVM]) -> None:
+    words = "--kernel k --initrd i --append a -c 2 -m 2G -d x --disk y,ro --accel kvm --no-reboot"
+    given = asked(made, *words.split(), "--device", "isa-debug-exit")
+    assert (given["guest"], given["kernel"], given["initrd"], given["append"]) == (None, "k", "i", "a")
+    assert (given["cpus"], given["memory"], given["accel"], given["reboot"]) == (2, "2G", "kvm", False)
+    assert given["disks"] == [Disk(Path("x")), Disk(Path("y"), readonly=True)]
+    assert given["devices"] == ["isa-debug-exit"]
+
+
+@pytest.mark.parametrize(("path", "disk"), [("a,b", Disk(Path("a,b"))), ("a,b,ro", Disk(Path("a,b"), True))])
+def test_a_disks_name_may_have_commas(made: list[FakeVM], path: str, disk: Disk) -> None:
+    assert asked(made, "--disk", path)["disks"] == [disk]
+
+
+def test_the_accelerator_is_told_unless_quiet(made: list[FakeVM], capsys: pytest.CaptureFixture[str]) -> None:
+    asked(made)
+    assert capsys.readouterr().err == "wirt: accelerator recompiler: no /dev/kvm\n"
+    asked(made, "-q")
+    assert capsys.readouterr().err == ""
+
+
+def test_counters_are_shown_on_request(made: list[FakeVM], capsys: pytest.CaptureFixture[str]) -> None:
+    asked(made, "-q", "--accel-stats")
+    assert capsys.readouterr().err == "vcpu0: exits 3\n"
+
+
+def test_a_crash_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(run, "VM", lambda *_, **__: FakeVM(on_start=lambda vm: vm.end(CRASHED)))
+    assert main(["run", "-q", "--serial", "none"]) == 1
+    assert capsys.readouterr().err == "wirt: The guest crashed: triple fault on vCPU 0.\n"
+
+
+def test_a_serial_file_is_emptied_only_for_a_machine_that_starts(
+    made: list[FakeVM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    log.write_text("old")
+
+    def refuse(*_: Any, **__: Any) -> VM:
+        assert log.read_text() == "old"
+        raise CapacityError("Too much.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "VM", refuse)
+        assert main(["run", "-q", "--serial", f"file:{log}"]) == 4
+    assert log.read_text() == "old"
+    assert main(["run", "-q", "--serial", f"file:{log}"]) == 0
+    assert log.read_text() == ""
+
+
+@pytest.mark.parametrize("option", ["--kernel", "--disk"])
+def test_a_serial_file_that_the_machine_uses_is_refused(
+    option: str, made: list[FakeVM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used, alias = tmp_path / "used", tmp_path / "alias"
+    used.write_text("precious")
+    alias.symlink_to(used)
+    assert main(["run", option, str(used), "--serial", f"file:{alias}"]) == 2
+    assert "the machine uses that file" in capsys.readouterr().err
+    assert used.read_text() == "precious"
+    assert not made
+
+
+def test_a_serial_file_in_no_directory_is_not_found(
+    made: list[FakeVM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--serial", f"file:{tmp_path}/none/log"]) == 3
+    assert "cannot be opened: No such file or directory." in capsys.readouterr().err
+
+
+def test_a_serial_fifo_without_reader_is_refused(
+    made: list[FakeVM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "fifo")
+    assert main(["run", "--serial", f"file:{tmp_path}/fifo"]) == 1
+    assert "nobody reads this named pipe" in capsys.readouterr().err
+
+
+def test_exec_prints_the_output_and_exits_with_the_status(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    def run_in_tiny(command: str, **asked: Any) -> CompletedExec:
+        assert (command, asked["cpus"], asked["timeout"]) == ("exit 7", 2, 5.0)
+        vm = FakeVM()
+        asked["on_start"](vm)
+        asked["on_output"](b"\xff\x00")
+        asked["on_output"](b"more\n")
+        asked["on_end"](vm)
+        return CompletedExec(command, "", 7)
+
+    monkeypatch.setattr(run, "run", run_in_tiny)
+    assert main(["run", "--exec", "exit 7", "-c", "2", "--timeout", "5", "--accel-stats"]) == 7
+    printed = capfdbinary.readouterr()
+    assert printed.out == b"\xff\x00more\n"
+    assert printed.err == b"wirt: accelerator recompiler: no /dev/kvm\nvcpu0: exits 3\n"
+
+
+def test_a_missing_file_is_not_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> VM:
+        raise NotFoundError("The kernel k does not exist.")
+
+    monkeypatch.setattr(run, "VM", refuse)
+    assert main(["run", "--kernel", "k"]) == 3
+    assert capsys.readouterr().err == "wirt: The kernel k does not exist.\n"
