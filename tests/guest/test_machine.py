@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -212,3 +214,24 @@ def test_memory_outside_ram_is_refused(accelerator: str) -> None:
                 vm.memory.read(address, size)
         with pytest.raises(wirt.UsageError, match="Cannot write guest memory"):
             vm.memory.write(-1, b"x")
+
+
+def test_a_program_that_forgets_its_machine_ends_cleanly(accelerator: str) -> None:
+    program = f"""
+import bare, wirt
+
+class Busy(wirt.Device):
+    ports = range(0x500, 0x501)
+
+vm = bare.real_mode_vm("mov dx, 0x500; again: out dx, al; jmp again", {accelerator!r}, [Busy()])
+vm.start()
+raise SystemExit(3)
+"""
+    search = os.pathsep.join([str(Path(bare.__file__).parent), *sys.path])
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": search},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (3, b"")
