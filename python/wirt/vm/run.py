@@ -63,7 +63,7 @@ def run(
             if part and on_output is not None:
                 on_output(part)
             if left == 0.0 and not vm.console.closed:
-                raise WaitTimeout(f"The command {command!r} still runs after {timeout} s.")
+                raise WaitTimeout(f"The command {command!r} still runs after {timeout:g} s.")
         result = vm.wait()
         if on_end is not None:
             on_end(vm)
