@@ -64,7 +64,7 @@ struct Counters {
 }
 
 /// Why the inner loop stopped.
-enum Stop {
+pub(crate) enum Stop {
     /// The poll word is set, or something that `attend` decides may have changed.
     Poll,
     /// A triple fault.
@@ -85,6 +85,13 @@ impl RecompilerVcpu {
             traced: std::env::var_os("WIRT_TRACE").is_some(),
             counters: Counters::default(),
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn translate_at_once(&mut self) {
+        if let Some(translator) = &mut self.translator {
+            translator.translate_at_once();
+        }
     }
 
     /// Handles whatever others want of this vCPU. `Some`: leave `run`.
@@ -194,7 +201,7 @@ impl RecompilerVcpu {
     }
 
     /// Runs blocks until the poll word is set.
-    fn execute(&mut self) -> Stop {
+    pub(crate) fn execute(&mut self) -> Stop {
         loop {
             if self.core.poll.load(Ordering::Relaxed) != 0 {
                 return Stop::Poll;

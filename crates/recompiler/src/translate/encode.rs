@@ -85,6 +85,10 @@ fn modrm_two_byte(opcode: u8) -> bool {
     !matches!(opcode, 0x04..=0x0C | 0x0E | 0x30..=0x37 | 0x77 | 0x80..=0x8F | 0xA0..=0xA2 | 0xA8..=0xAA | 0xC8..=0xCF)
 }
 
+fn is_prefix(byte: u8) -> bool {
+    matches!(byte, 0x40..=0x4F | 0x66 | 0x67 | 0xF0 | 0xF2 | 0xF3 | 0x2E | 0x36 | 0x3E | 0x26 | 0x64 | 0x65)
+}
+
 impl Raw {
     /// Takes apart one instruction. `None`: an encoding that is never copied (EVEX, XOP, 16-bit addressing, 3DNow!).
     pub fn parse(bytes: &[u8], long: bool) -> Option<Raw> {
@@ -113,6 +117,8 @@ impl Raw {
                 prefix @ (0xF2 | 0xF3) => raw.repeat = prefix,
                 0xF0 => raw.lock = true,
                 0x2E | 0x36 | 0x3E | 0x26 | 0x64 | 0x65 => {}
+                // A REX that is not the last prefix counts for nothing.
+                0x40..=0x4F if long && is_prefix(*bytes.get(at + 1)?) => {}
                 _ => break,
             }
             at += 1;

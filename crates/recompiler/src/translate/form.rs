@@ -179,17 +179,11 @@ fn memory(instruction: &Instruction, access: OpAccess) -> Option<Memory> {
     }
     use Mnemonic::*;
     let locked = instruction.has_lock_prefix() || instruction.mnemonic() == Xchg;
-    let vector = instruction.op_count() > 0
-        && size >= 16
-        && (instruction.op0_register().is_vector_register() || instruction.op1_register().is_vector_register());
     let aligned_vex =
         matches!(instruction.mnemonic(), Vmovaps | Vmovapd | Vmovdqa | Vmovntdq | Vmovntdqa | Vmovntps | Vmovntpd);
-    let unaligned_legacy = matches!(
-        instruction.mnemonic(),
-        Movups | Movupd | Movdqu | Lddqu | Pcmpestri | Pcmpestrm | Pcmpistri | Pcmpistrm
-    );
+    let unaligned_legacy = matches!(instruction.mnemonic(), Movups | Movupd | Movdqu | Lddqu);
     let legacy = instruction.code().encoding() == iced_x86::EncodingKind::Legacy;
-    let aligned = locked || aligned_vex || (vector && legacy && !unaligned_legacy);
+    let aligned = locked || aligned_vex || (size == 16 && legacy && !unaligned_legacy);
     Some(Memory { size, write, aligned })
 }
 
@@ -248,10 +242,10 @@ fn class(instruction: &Instruction, mode: Mode) -> Class {
         }
         Bt | Btc | Btr | Bts => bit_test(instruction),
         Nop | Endbr64 | Endbr32 | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw => Class::Nothing,
-        Pause | Lfence | Mfence | Sfence | Clc | Stc | Cmc => Class::Copy,
-        Lea | Push | Pop | Call | Ret | Jmp | Leave | Cbw | Cwde | Cdqe | Cwd | Cdq | Cqo | Mul | Div | Idiv
-        | Cmpxchg | Cmpxchg16b | Fnstsw | Ja | Jae | Jb | Jbe | Je | Jg | Jge | Jl | Jle | Jne | Jno | Jnp | Jns
-        | Jo | Jp | Js => rule(instruction, mode),
+        Lfence | Mfence | Sfence | Clc | Stc | Cmc => Class::Copy,
+        Pause | Lea | Push | Pop | Call | Ret | Jmp | Leave | Cbw | Cwde | Cdqe | Cwd | Cdq | Cqo | Mul | Div
+        | Idiv | Cmpxchg | Cmpxchg16b | Fnstsw | Ja | Jae | Jb | Jbe | Je | Jg | Jge | Jl | Jle | Jne | Jno | Jnp
+        | Jns | Jo | Jp | Js => rule(instruction, mode),
         _ => vector(instruction, mode),
     }
 }
@@ -334,7 +328,9 @@ fn vector(instruction: &Instruction, mode: Mode) -> Class {
     use Mnemonic::*;
     let copied = match instruction.mnemonic() {
         Fldcw | Fnstcw | Fldenv | Fnstenv | Fnsave | Frstor | Ldmxcsr | Vldmxcsr | Maskmovq | Maskmovdqu
-        | Vmaskmovdqu | Vmaskmovps | Vmaskmovpd | Vpmaskmovd | Vpmaskmovq | Fninit | Fnclex | Wait => false,
+        | Vmaskmovdqu | Pcmpestri | Pcmpestri64 | Pcmpestrm | Pcmpestrm64 | Pcmpistri | Pcmpistrm | Vpcmpestri
+        | Vpcmpestri64 | Vpcmpestrm | Vpcmpestrm64 | Vpcmpistri | Vpcmpistrm | Vmaskmovps | Vmaskmovpd | Vpmaskmovd
+        | Vpmaskmovq | Fninit | Fnclex | Wait => false,
         _ => instruction.cpuid_features().iter().all(|feature| match feature {
             MMX | SSE | SSE2 | SSE3 | SSSE3 | SSE4_1 | SSE4_2 | AES | PCLMULQDQ | SHA | FPU | FPU287 | FPU387
             | CMOV => mode.fpu(),

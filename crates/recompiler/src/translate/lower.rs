@@ -522,6 +522,8 @@ impl<'a> Lowering<'a> {
         let instruction = &decoded.instruction;
         use Mnemonic::*;
         match instruction.mnemonic() {
+            // Spelled out: with REX.B some processors take F3 90 for XCHG.
+            Pause => self.asm.raw(&[0xF3, 0x90]),
             Lea => self.lea(instruction)?,
             Push => self.push(instruction, flags)?,
             Pop => self.pop(instruction, flags)?,

@@ -8,6 +8,8 @@ mod asm;
 mod encode;
 mod flags;
 mod form;
+#[cfg(test)]
+mod lockstep;
 mod lower;
 mod memory;
 mod stubs;
@@ -23,6 +25,7 @@ use hv::{Error, Pending};
 use iced_x86::{Decoder, DecoderOptions};
 use lower::Lowering;
 use memory::CodeMemory;
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
 use stubs::{Stubs, exit};
 
@@ -112,6 +115,10 @@ pub struct Translator {
     jump_mode: [Mode; VIEWS],
     /// The jump table of a view holds blocks in pages that are not global.
     jump_local: [bool; VIEWS],
+    /// Guest addresses whose blocks are translated: all, but for a search after the block that goes wrong.
+    range: RangeInclusive<u64>,
+    /// Times a block is interpreted before it is translated.
+    warm: u32,
     /// The link by which translated code was left last, to be linked when its target is known.
     pending_link: Option<u32>,
     counters: Counters,
@@ -154,6 +161,8 @@ impl Translator {
             used_jumps: Default::default(),
             jump_mode: [Mode::NONE; VIEWS],
             jump_local: [false; VIEWS],
+            range: translated_range(),
+            warm: WARM,
             pending_link: None,
             counters: Counters::default(),
         }))
@@ -164,8 +173,9 @@ impl Translator {
         if block.translated.is_some() {
             return true;
         }
-        let possible = block.key.mode.bits() == Bits::B64 && block.key.mode.flat();
-        if !possible || block.entered < WARM {
+        let possible =
+            block.key.mode.bits() == Bits::B64 && block.key.mode.flat() && self.range.contains(&block.key.rip);
+        if !possible || block.entered < self.warm {
             self.pending_link = None;
             return false;
         }
@@ -332,6 +342,12 @@ impl Translator {
         core.code_map_flush = 2;
     }
 
+    /// Translates every block the first time it is met.
+    #[cfg(test)]
+    pub fn translate_at_once(&mut self) {
+        self.warm = 0;
+    }
+
     /// Counters by name.
     pub fn statistics(&self) -> Vec<(&'static str, u64)> {
         vec![
@@ -342,6 +358,15 @@ impl Translator {
             ("restarts", self.counters.restarts),
         ]
     }
+}
+
+/// The range `WIRT_TRANSLATE=LOW-HIGH` (hexadecimal) restricts translation to; everything otherwise.
+fn translated_range() -> RangeInclusive<u64> {
+    let parse = |text: String| {
+        let (low, high) = text.split_once('-')?;
+        Some(u64::from_str_radix(low, 16).ok()?..=u64::from_str_radix(high, 16).ok()?)
+    };
+    std::env::var("WIRT_TRANSLATE").ok().and_then(parse).unwrap_or(0..=u64::MAX)
 }
 
 /// RFLAGS as SETO and LAHF would save the arithmetic flags.
