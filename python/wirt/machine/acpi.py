@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from wirt.machine import aml
 from wirt.machine.memory_map import (
@@ -73,8 +73,7 @@ class AcpiConfig:
     hpet: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Pointer:
+class Pointer(NamedTuple):
     """`size` bytes at `offset` of `blob` hold an offset into the tables blob: its address is to be added."""
 
     blob: BlobName
@@ -82,8 +81,7 @@ class Pointer:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Checksum:
+class Checksum(NamedTuple):
     """The byte at `offset` of `blob` makes the bytes [start, start + size) sum up to 0 modulo 256."""
 
     blob: BlobName
@@ -92,24 +90,21 @@ class Checksum:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(NamedTuple):
     """Bytes to be written to guest-physical `address`."""
 
     address: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedAcpi:
+class PlacedAcpi(NamedTuple):
     """The tables for one place in memory."""
 
     rsdp_address: int
     blobs: tuple[Blob, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AcpiTables:
+class AcpiTables(NamedTuple):
     """The RSDP and all other tables, relative to each other.
 
     `offsets` gives each table's place in the blob by its signature. The tables blob needs an alignment of

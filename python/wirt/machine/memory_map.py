@@ -7,9 +7,8 @@ section 15 (address range types), Intel 82093AA and SDM volume 3 chapter 11 (IOA
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -74,8 +73,7 @@ class E820Type(IntEnum):
     NVS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """The addresses from `base` up to, but not including, `end`."""
 
     base: int
@@ -93,8 +91,7 @@ class Range:
         return self.base < other.end and other.base < self.end
 
 
-@dataclass(frozen=True, slots=True)
-class RamRegion:
+class RamRegion(NamedTuple):
     """RAM at `address`, `size` bytes of it, kept in the RAM file from byte `offset` on."""
 
     address: int
@@ -102,8 +99,7 @@ class RamRegion:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class E820Entry:
+class E820Entry(NamedTuple):
     """One entry of the map that firmware hands to the operating system."""
 
     base: int
@@ -115,8 +111,7 @@ class E820Entry:
         return Range(self.base, self.base + self.size)
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryMap:
+class MemoryMap(NamedTuple):
     """Where everything in the guest-physical address space lies.
 
     `low_end` is the end of RAM below the PCI hole; `high_end` the end of RAM above 4 GiB, or 4 GiB when there

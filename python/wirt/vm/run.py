@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 from wirt.devices.device import Device
 from wirt.errors import Error, WaitTimeout
-from wirt.machine import tiny
 from wirt.machine.pc import Disk
 from wirt.vm.frames import FrameReader
 from wirt.vm.shell import CompletedExec
@@ -35,6 +34,8 @@ def run(
     `on_output` gets the command's output as it comes. Raises WaitTimeout when all of it takes longer than
     `timeout` seconds, and Error when the machine ends before the command does.
     """
+    from wirt.machine import tiny
+
     deadline = None if timeout is None else time.monotonic() + timeout
     nonce = os.urandom(16).hex()
     try:

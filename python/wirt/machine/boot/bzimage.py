@@ -6,8 +6,7 @@ Source: the kernel's Documentation/arch/x86/boot.rst and zero-page.rst.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from wirt.machine.boot.image import BootError, Image
 from wirt.machine.boot.initrd import check_complete
@@ -45,8 +44,7 @@ LOADER_UNDEFINED: Final = 0xFF
 VID_MODE_NORMAL: Final = 0xFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class SetupHeader:
+class SetupHeader(NamedTuple):
     """The fields of the setup header that a 64-bit loader uses, checked.
 
     `raw` is the header as it goes into the zero page from offset 0x1F1 on. Offsets and sizes are bytes.

@@ -7,8 +7,7 @@ Sources: System V ABI, chapters 4 and 5; Xen's docs/misc/pvh.pandoc and public/a
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from wirt.machine.boot.image import BootError, Image
 from wirt.machine.boot.initrd import check_complete
@@ -38,8 +37,7 @@ MODULE: Final = struct.Struct("<QQQQ")
 MEMORY_MAP_ENTRY: Final = struct.Struct("<QQII")
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramHeader:
+class ProgramHeader(NamedTuple):
     """One program header. Offsets, addresses and sizes are bytes."""
 
     type: int
@@ -50,8 +48,7 @@ class ProgramHeader:
     memory_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Elf:
+class Elf(NamedTuple):
     """The headers of an x86 ELF executable, checked against the file's size."""
 
     entry: int

@@ -5,8 +5,7 @@ chapter 3.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from wirt.machine.boot.elf import Elf
 from wirt.machine.boot.image import BootError, Image
@@ -41,8 +40,7 @@ MODULE_SIZE: Final = 16
 MEMORY_MAP_ENTRY: Final = struct.Struct("<IQQI")
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The Multiboot header, found `offset` bytes into the file.
 
     `addresses` are header_addr, load_addr, load_end_addr, bss_end_addr and entry_addr where the header gives

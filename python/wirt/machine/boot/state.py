@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 CR0_PE: Final = 1 << 0
 CR0_ET: Final = 1 << 4
@@ -39,8 +39,7 @@ IDENTITY_SIZE: Final = 1 << 32
 PAGE_TABLES_SIZE: Final = 6 * 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A segment register with its hidden part.
 
     `limit` is the last valid offset in bytes. `access` holds bits 8 to 23 of a descriptor's second
@@ -68,12 +67,14 @@ class Segment:
 UNUSABLE: Final = Segment()
 
 
-@dataclass(frozen=True, slots=True)
-class DescriptorTable:
+class DescriptorTable(NamedTuple):
     """GDTR or IDTR. `limit` is the last valid byte offset."""
 
     base: int = 0
     limit: int = 0
+
+
+NO_TABLE: Final = DescriptorTable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ class EntryState:
     tr: Segment
     ldtr: Segment = UNUSABLE
     gdtr: DescriptorTable
-    idtr: DescriptorTable = DescriptorTable()
+    idtr: DescriptorTable = NO_TABLE
     cr0: int
     cr3: int = 0
     cr4: int = 0
