@@ -12,17 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from linux_guest import LINUX_GUEST
 from pty_process import PtyProcess
-from wirt import _core
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.network,
-    pytest.mark.skipif(
-        _core.probe().verdict != "hardware",
-        reason="without hardware KVM the recompiler runs the guest, and it does not boot Linux yet",
-    ),
-]
+pytestmark = LINUX_GUEST
 
 WIRT = (sys.executable, "-m", "wirt.cli", "run", "tiny")
 BOOT = 100.0

@@ -1,0 +1,26 @@
+"""The programs in the manual's page on Python run as they are printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from linux_guest import LINUX_GUEST
+
+PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+PROGRAMS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(program, marks=LINUX_GUEST if '"tiny"' in program else []) for program in PROGRAMS],
+)
+def test_a_program_of_the_manual_runs(program: str) -> None:
+    assert "assert " in program
+    exec(compile(program, "python.md", "exec"), {})
+
+
+def test_the_page_has_programs() -> None:
+    assert len(PROGRAMS) == 3
