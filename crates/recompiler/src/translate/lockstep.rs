@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 /// Where data registers point: in the middle of RAM, near the end of a page.
 const WINDOW: u64 = 0x10_0000;
+const _: () = assert!(WINDOW + 0x1_0000 < RAM);
 
 struct Random(u64);
 
@@ -76,12 +77,12 @@ fn encoding(random: &mut Random) -> Vec<u8> {
         1 => {
             // [base + disp8], base one of RBX, RSI, RDI (or R11, R14, R15 with REX.B)
             let base = [3, 6, 7][random.below(3) as usize];
-            bytes.extend([0x40 | random.below(8) as u8 * 8 | base, random.next() as u8]);
+            bytes.extend([0x40 | (random.below(8) as u8 * 8) | base, random.next() as u8]);
         }
         _ => {
             // [base + disp32] with a small displacement
             let base = [3, 6, 7][random.below(3) as usize];
-            bytes.push(0x80 | random.below(8) as u8 * 8 | base);
+            bytes.push(0x80 | (random.below(8) as u8 * 8) | base);
             bytes.extend((random.below(0x2000) as u32).to_le_bytes());
         }
     }
@@ -293,5 +294,4 @@ fn random_blocks_end_as_interpreted() {
     eprintln!("{run} of {count} random blocks compared");
     assert!(run > count / 2, "only {run} of {count} blocks could be compared");
     assert_eq!(failures, 0, "blocks that end differently when translated");
-    assert!(WINDOW + 0x10000 < RAM);
 }
