@@ -1,7 +1,7 @@
 //! What `/dev/kvm` is worth on this host, found by measuring.
 //!
 //! That the device opens says little: in a cloud VM its provider may *emulate* guest code, instruction by instruction.
-//! The probe runs a loop of known length in long mode at CPL 0, the mode of every kernel, and emulated, s how many of its
+//! The probe runs a loop of known length in long mode at CPL 0, the mode of every kernel, and counts how many of its
 //! instructions KVM emulated.
 
 use crate::ioctls::Statistic;

@@ -189,7 +189,7 @@ pub struct Core {
     pub large_high: u64,
     /// Arithmetic flags saved by translated code: SETO in the low byte, LAHF in the next.
     pub flags: u32,
-    /// Why translated code was left: see [`crate::translate`].
+    /// Why translated code was left: one of the numbers in `translate::stubs::exit`.
     pub exit: u32,
     /// The link that was taken, where `exit` says so.
     pub exit_link: u32,
