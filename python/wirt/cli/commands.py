@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Final, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from wirt.cli.parser import Parser
 
@@ -24,8 +23,7 @@ class CommandModule(Protocol):
     """Does the work and returns the exit status."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """A command: its name and what it does, in a few words."""
 
     name: str

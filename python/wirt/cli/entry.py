@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         status, sentence = _explain(error)
         _complain(sentence)
+        _discard_unwritten_output()
         return status
 
 
@@ -129,10 +130,19 @@ def _complain(sentence: str) -> None:
         print(f"wirt: {sentence}", file=sys.stderr, flush=True)
 
 
+def _discard_unwritten_output() -> None:
+    """Forget what standard output does not take: the interpreter would complain in its own words."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _open_standard_streams() -> None:
-    """Give a closed standard stream /dev/null, lest a file that is opened later take its place."""
-    for fd in range(3):
+    """Give closed standard streams /dev/null, lest a file that is opened later take their place."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from wirt.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +37,10 @@ class Parser(argparse.ArgumentParser):
             hint = suggestion(name, self._option_string_actions)
             raise UsageError(f"'{self.prog}' has no option {name}.{hint} See '{self.prog} --help'.")
         return namespace
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Print the help text; unlike argparse's own, this does not keep quiet about a full disk."""
+        print(self.format_help(), end="", file=file)
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with argparse's message as a sentence."""

@@ -10,9 +10,8 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from wirt.cli.session import Session
 from wirt.errors import Error, NotFoundError, UsageError
@@ -55,8 +54,7 @@ exit status:
          (for those two, also 0 to 4); 128+N when ended by signal N"""
 
 
-@dataclass(frozen=True, slots=True)
-class Serial:
+class Serial(NamedTuple):
     """Where the first serial port goes: kind is stdio, file or none; `path` is the file's."""
 
     kind: str

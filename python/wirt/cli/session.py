@@ -10,8 +10,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from wirt.cli.keys import KEYS_HELP, Key, KeyFilter
 from wirt.cli.signals import ENDING, EndedBySignal, SignalEvents, stop_self
@@ -28,8 +27,7 @@ _LONGEST_POLL: Final = 3600.0
 _GONE: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How a session ended: what to exit with, and a sentence unless there is nothing to say."""
 
     exit_status: int

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -143,3 +145,14 @@ def test_the_version_is_the_packages(
     monkeypatch.setattr("importlib.metadata.version", lambda name: {"wirt": "1.2.3"}[name])
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "wirt 1.2.3\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [("--help >&-", 0), ("--help <&- >&- 2>&-", 0), ("nope 2>&-", 2), ("--help >/dev/full", 1)],
+)
+def test_streams_that_are_closed_or_full(words: str, status: int) -> None:
+    line = ["sh", "-c", f'"$0" -m wirt.cli {words}', sys.executable]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == status
+    assert done.stderr == ("wirt: No space left on device.\n" if status == 1 else "")
