@@ -13,24 +13,25 @@ END_MAX: Final = 128
 
 
 class FrameReader:
-    """Finds one command's output in a console's. `status` is None until the end of the frame was seen."""
+    """Finds one command's output in a console's. `begun` tells whether the frame's beginning was
+    seen, and `status` is None until its end was."""
 
     def __init__(self, nonce: str) -> None:
         self._begin = re.compile(rb"\x1e@@WIRT-BEGIN %s\r?\n" % nonce.encode())
         self._end = re.compile(rb"\x1e@@WIRT-END %s ([0-9]{1,3})\r?\n" % nonce.encode())
         self._pending = b""
-        self._begun = False
+        self.begun = False
         self.status: int | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Take more of the console's output and return what of it is the command's."""
         self._pending += data
-        if not self._begun:
+        if not self.begun:
             match = self._begin.search(self._pending)
             if match is None:
                 self._pending = self._pending[-END_MAX:]
                 return b""
-            self._begun = True
+            self.begun = True
             self._pending = self._pending[match.end() :]
         match = self._end.search(self._pending)
         if match is not None:

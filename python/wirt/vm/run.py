@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from wirt.devices.device import Device
 from wirt.errors import Error, WaitTimeout
@@ -12,6 +13,9 @@ from wirt.machine.pc import Disk
 from wirt.vm.frames import FrameReader
 from wirt.vm.shell import CompletedExec
 from wirt.vm.vm import VM
+
+PANIC_ENDS: Final = "panic=-1"
+"""Linux resets at once after a panic, which ends the machine."""
 
 
 def run(
@@ -30,7 +34,7 @@ def run(
 ) -> CompletedExec:
     """Boot the built-in guest, run a shell command in it, and power it off. Takes what `VM` takes.
 
-    `on_start` is told of the machine when it runs, and `on_end` when it has ended and can still be looked at;
+    `on_start` is told of the machine when it runs, and `on_end` at the end, while it can still be looked at;
     `on_output` gets the command's output as it comes. Raises WaitTimeout when all of it takes longer than
     `timeout` seconds, and Error when the machine ends before the command does.
     """
@@ -47,7 +51,7 @@ def run(
     with VM(
         "tiny",
         initrd=initrd,
-        append=append,
+        append=PANIC_ENDS if append is None else f"{PANIC_ENDS} {append}",
         memory=memory,
         cpus=cpus,
         disks=disks,
@@ -57,18 +61,25 @@ def run(
     ) as vm:
         if on_start is not None:
             on_start(vm)
-        while not vm.console.closed:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            part = frames.feed(vm.console.read(left))
-            output += part
-            if part and on_output is not None:
-                on_output(part)
-            if left == 0.0 and not vm.console.closed:
-                raise WaitTimeout(f"The command {command!r} still runs after {timeout:g} s.")
-        result = vm.wait()
-        if on_end is not None:
-            on_end(vm)
+        try:
+            while not vm.console.closed:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                part = frames.feed(vm.console.read(left))
+                output += part
+                if part and on_output is not None:
+                    on_output(part)
+                if left == 0.0 and not vm.console.closed:
+                    if frames.begun:
+                        raise WaitTimeout(f"The command {command!r} still runs after {timeout:g} s.")
+                    raise WaitTimeout(f"The guest still boots after {timeout:g} s. {_last_output(vm)}")
+            result = vm.wait()
+        finally:
+            if on_end is not None:
+                on_end(vm)
     if frames.status is None:
-        tail = vm.console.history()[-200:].decode(errors="replace")
-        raise Error(f"The machine ended before the command did. {result.message} Its last output: {tail!r}")
+        raise Error(f"The machine ended before the command did. {result.message} {_last_output(vm)}")
     return CompletedExec(command, output.decode(errors="replace"), frames.status)
+
+
+def _last_output(vm: VM) -> str:
+    return f"Its last output: {vm.console.history()[-200:].decode(errors='replace')!r}"
