@@ -178,8 +178,8 @@ def test_a_reader_that_leaves_ends_a_command() -> None:
     with subprocess.Popen(line, stdout=write, stderr=subprocess.PIPE) as process:
         os.close(write)
         try:
-            assert os.read(read, 7) == b"started"
-            os.close(read)
+            with open(read, "rb") as output:
+                assert output.readline() == b"started\n"
             assert process.wait(20) == -signal.SIGPIPE
         finally:
             process.kill()

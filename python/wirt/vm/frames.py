@@ -25,6 +25,8 @@ class FrameReader:
 
     def feed(self, data: bytes) -> bytes:
         """Take more of the console's output and return what of it is the command's."""
+        if self.status is not None:
+            return b""
         self._pending += data
         if not self.begun:
             match = self._begin.search(self._pending)

@@ -16,14 +16,15 @@ def frame(output: bytes, status: int) -> bytes:
 @given(
     st.binary(max_size=200),
     st.binary(max_size=200).filter(lambda noise: b"\x1e" not in noise),
+    st.binary(max_size=40),
     st.integers(min_value=0, max_value=255),
     st.lists(st.integers(min_value=1, max_value=40), max_size=40),
 )
 def test_output_is_found_however_it_arrives(
-    output: bytes, noise: bytes, status: int, pieces: list[int]
+    output: bytes, noise: bytes, later: bytes, status: int, pieces: list[int]
 ) -> None:
     reader = FrameReader(NONCE)
-    stream = noise + frame(output, status)
+    stream = noise + frame(output, status) + later
     found = b""
     for size in pieces:
         found += reader.feed(stream[:size])
