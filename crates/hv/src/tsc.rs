@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 /// The guest's time-stamp counter: the host's plus an offset, at the host's frequency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Tsc {
     /// Added (wrapping) to the host's counter.
     pub offset: u64,

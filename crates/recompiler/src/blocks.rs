@@ -22,6 +22,8 @@ impl Mode {
     const FPU: u16 = 1 << 5;
     const AVX: u16 = 1 << 6;
     const PROTECTED: u16 = 1 << 7;
+    const RDTSC: u16 = 1 << 8;
+    const RING_0: u16 = 1 << 9;
 
     /// The mode a processor is in.
     pub fn of(core: &Core) -> Mode {
@@ -46,6 +48,12 @@ impl Mode {
             if core.cr4 & cr4::OSXSAVE != 0 && core.xcr0 & 7 == 7 {
                 mode |= Mode::AVX;
             }
+        }
+        if core.cr4 & cr4::TSD == 0 || core.cpl() == 0 {
+            mode |= Mode::RDTSC;
+        }
+        if core.cpl() == 0 {
+            mode |= Mode::RING_0;
         }
         Mode(mode)
     }
@@ -79,6 +87,16 @@ impl Mode {
     /// x87 and SSE instructions raise neither #NM nor #UD, and their own exceptions are masked.
     pub fn fpu(self) -> bool {
         self.0 & Mode::FPU != 0
+    }
+
+    /// RDTSC is allowed.
+    pub fn rdtsc(self) -> bool {
+        self.0 & Mode::RDTSC != 0
+    }
+
+    /// Privilege level 0, where CLI, STI and SWAPGS are allowed whatever IOPL says.
+    pub fn ring_0(self) -> bool {
+        self.0 & Mode::RING_0 != 0
     }
 
     /// So do AVX instructions.
@@ -129,6 +147,8 @@ pub struct Key {
     pub rip: u64,
     /// Mode.
     pub mode: Mode,
+    /// Where the block goes on in the next page, as a byte of the RAM file; `None` when it does not.
+    pub second: Option<u64>,
 }
 
 /// Number of a block in its [`Blocks`].
@@ -140,14 +160,29 @@ pub struct Block {
     pub key: Key,
     /// Bytes of guest code.
     pub size: u32,
-    /// The instructions.
+    /// The instructions; empty once translated.
     pub code: Box<[Decoded]>,
+    /// Their bytes; empty once translated.
+    pub bytes: Box<[u8]>,
     /// Times it was entered in the interpreter.
     pub entered: u32,
     /// Host code, once translated.
     pub translated: Option<crate::translate::Translated>,
     /// False once the guest changed the code: never to be entered again.
     pub valid: bool,
+}
+
+impl Block {
+    /// The pieces of the RAM file that the block's bytes lie in, as offset and size.
+    pub fn pieces(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        pieces(self.key, u64::from(self.size))
+    }
+}
+
+fn pieces(key: Key, size: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
+    let first = size.min(4096 - (key.offset & 0xFFF));
+    let second = key.second.filter(|_| first < size).map(|second| (second, size - first));
+    std::iter::once((key.offset, first)).chain(second)
 }
 
 /// Instructions a block holds at most.
@@ -180,36 +215,74 @@ impl Blocks {
     pub fn find(&mut self, core: &mut Core, mode: Mode) -> Result<Found, Fault> {
         let linear = core.linear_rip();
         let physical = core.fetch_address(linear)?;
-        let room = 4096 - (physical & 0xFFF);
         let Some(offset) = core.memory.offset(physical, 1) else {
             return single(core, mode);
         };
-        let key = Key { offset, rip: core.rip, mode };
+        let mut key = Key { offset, rip: core.rip, mode, second: None };
         if let Some(&id) = self.by_key.get(&key) {
             return Ok(Found::Block(id));
         }
-        let mut bytes = [0; 4096];
-        let bytes = &mut bytes[..room as usize];
-        core.physical_read(physical, bytes);
-        let code = decode(core, mode, bytes);
+        let room = 4096 - (physical & 0xFFF) as usize;
+        let mut bytes = [0; 2 * 4096];
+        core.physical_read(physical, &mut bytes[..room]);
+        let mut code = decode(core, mode, &bytes[..room]);
         if code.is_empty() {
-            return single(core, mode);
+            // The first instruction goes on in the next page, and with it the block.
+            let Some(second) = self.second_page(core, mode, linear) else { return single(core, mode) };
+            key.second = Some(second);
+            if let Some(&id) = self.by_key.get(&key) {
+                return Ok(Found::Block(id));
+            }
+            let Some(physical) = core.memory.address_of(second) else { return single(core, mode) };
+            core.physical_read(physical, &mut bytes[room..room + 4096]);
+            code = decode(core, mode, &bytes[..room + 4096]);
+            if code.is_empty() {
+                return single(core, mode);
+            }
         }
         let size: usize = code.iter().map(|decoded| decoded.instruction.len()).sum();
-        if core.shared.clone().register_code(core.id, &core.memory, offset, size as u64) {
-            core.tlb.protect(physical);
+        self.add(core, key, code, &bytes[..size])
+    }
+
+    /// Where the next page of code lies in the RAM file, when it is mapped RAM.
+    fn second_page(&self, core: &mut Core, mode: Mode, linear: u64) -> Option<u64> {
+        if mode.bits() != Bits::B64 {
+            return None;
+        }
+        let physical = core.fetch_address((linear | 0xFFF).wrapping_add(1)).ok()?;
+        core.memory.offset(physical, 4096)
+    }
+
+    fn add(&mut self, core: &mut Core, key: Key, code: Vec<Decoded>, bytes: &[u8]) -> Result<Found, Fault> {
+        let size = bytes.len() as u64;
+        let mut again = vec![0; bytes.len()];
+        let mut at = 0;
+        for (offset, length) in pieces(key, size) {
+            let Some(physical) = core.memory.address_of(offset) else { return single(core, key.mode) };
+            if core.shared.clone().register_code(core.id, &core.memory, offset, length) {
+                core.tlb.protect(physical);
+            }
+            core.physical_read(physical, &mut again[at..at + length as usize]);
+            at += length as usize;
         }
         // From here on every store is noticed; one that came since the bytes were read shows now.
-        let mut again = [0; 4096];
-        core.physical_read(physical, &mut again[..size]);
-        if again[..size] != bytes[..size] {
-            return single(core, mode);
+        if again != bytes {
+            return single(core, key.mode);
         }
         let id = self.list.len() as BlockId;
-        let code = code.into_boxed_slice();
-        self.list.push(Block { key, size: size as u32, code, entered: 0, translated: None, valid: true });
+        self.list.push(Block {
+            key,
+            size: size as u32,
+            code: code.into_boxed_slice(),
+            bytes: bytes.into(),
+            entered: 0,
+            translated: None,
+            valid: true,
+        });
         self.by_key.insert(key, id);
-        self.by_page.entry(offset >> 12).or_default().push(id);
+        for (offset, _) in pieces(key, size) {
+            self.by_page.entry(offset >> 12).or_default().push(id);
+        }
         Ok(Found::Block(id))
     }
 
@@ -221,17 +294,20 @@ impl Blocks {
             let mut granules = 0;
             ids.retain(|&id| {
                 let block = &mut self.list[id as usize];
-                let (start, stop) = (block.key.offset, block.key.offset + u64::from(block.size));
-                if start < end && offset < stop {
+                let touched = |(start, length)| start < end && offset < start + length;
+                if block.valid && block.pieces().any(touched) {
                     block.valid = false;
                     block.code = Box::default();
+                    block.bytes = Box::default();
                     self.by_key.remove(&block.key);
                     self.invalidations += 1;
                     each(block);
-                    return false;
                 }
-                granules |= Shared::granules_of(start, u64::from(block.size));
-                true
+                let here = block.pieces().filter(|(start, _)| start >> 12 == page);
+                if block.valid {
+                    here.for_each(|(start, length)| granules |= Shared::granules_of(start, length));
+                }
+                block.valid
             });
             if ids.is_empty() {
                 self.by_page.remove(&page);
@@ -280,9 +356,8 @@ fn ends_block(instruction: &Instruction) -> bool {
         return true;
     }
     match instruction.mnemonic() {
-        Cli | Sti | Popf | Popfd | Popfq | Hlt | Lmsw | Clts | Invlpg | Invpcid | Wrmsr | Xsetbv | Stac | Clac
-        | Lss | Lgdt | Lidt | Lldt | Ltr | Wbinvd | Invd | Swapgs | Mwait | Rsm | Xrstor | Xrstor64 | Lds | Les
-        | Lfs | Lgs => true,
+        Popf | Popfd | Popfq | Hlt | Lmsw | Clts | Invlpg | Invpcid | Wrmsr | Xsetbv | Stac | Clac | Lss | Lgdt
+        | Lidt | Lldt | Ltr | Wbinvd | Invd | Mwait | Rsm | Xrstor | Xrstor64 | Lds | Les | Lfs | Lgs => true,
         Mov | Pop => {
             let register = instruction.op0_register();
             register.is_segment_register() || register.is_cr() || register.is_dr()
@@ -294,6 +369,10 @@ fn ends_block(instruction: &Instruction) -> bool {
 
 /// Decodes the one instruction at the instruction pointer, wherever its bytes come from.
 fn single(core: &mut Core, mode: Mode) -> Result<Found, Fault> {
+    decode_single(core, mode).map(|decoded| Found::Single(Box::new(decoded)))
+}
+
+fn decode_single(core: &mut Core, mode: Mode) -> Result<Decoded, Fault> {
     let linear = core.linear_rip();
     let mut bytes = [0; 15];
     let mut have = 0;
@@ -317,7 +396,7 @@ fn single(core: &mut Core, mode: Mode) -> Result<Found, Fault> {
                 if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
                     return Err(fault);
                 }
-                return Ok(Found::Single(Box::new(Decoded { handler: interp::handler(&instruction), instruction })));
+                return Ok(Decoded { handler: interp::handler(&instruction), instruction });
             }
         };
         core.physical_read(physical, &mut bytes[have..have + length]);
@@ -333,7 +412,16 @@ fn single(core: &mut Core, mode: Mode) -> Result<Found, Fault> {
     if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
         return Err(Fault::GP0);
     }
-    Ok(Found::Single(Box::new(Decoded { handler: interp::handler(&instruction), instruction })))
+    Ok(Decoded { handler: interp::handler(&instruction), instruction })
+}
+
+/// The one instruction at the instruction pointer.
+///
+/// # Errors
+/// The fault of the instruction fetch.
+pub fn fetch_one(core: &mut Core) -> Result<Decoded, Fault> {
+    let mode = Mode::of(core);
+    decode_single(core, mode)
 }
 
 /// Whether single steps or breakpoints force one instruction at a time.

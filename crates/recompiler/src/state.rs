@@ -131,6 +131,11 @@ pub mod layout {
     pub const SCRATCH2: u32 = offset_of!(Core, scratch2) as u32;
     pub const RESUME: u32 = offset_of!(Core, resume) as u32;
     pub const THIS: u32 = offset_of!(Core, this) as u32;
+    pub const RFLAGS: u32 = offset_of!(Core, rflags) as u32;
+    pub const WAITING: u32 = offset_of!(Core, interrupt_waits) as u32;
+    pub const TSC: u32 = (offset_of!(Core, tsc) + offset_of!(hv::Tsc, offset)) as u32;
+    pub const TSC_AUX: u32 = (offset_of!(Core, msr) + offset_of!(crate::msr::Msrs, tsc_aux)) as u32;
+    pub const KERNEL_GS_BASE: u32 = (offset_of!(Core, msr) + offset_of!(crate::msr::Msrs, kernel_gs_base)) as u32;
     pub const FPU: u32 = offset_of!(Core, fpu) as u32;
     pub const TLB_READ: u32 = offset_of!(Entry, read) as u32;
     pub const TLB_WRITE: u32 = offset_of!(Entry, write) as u32;
@@ -138,6 +143,10 @@ pub mod layout {
 
     pub const fn gpr(number: u8) -> u32 {
         offset_of!(Core, gpr) as u32 + number as u32 * 8
+    }
+
+    pub const fn selector(number: usize) -> u32 {
+        segment_base(number) + offset_of!(hv::Segment, selector) as u32
     }
 
     pub const fn segment_base(number: usize) -> u32 {
@@ -193,6 +202,8 @@ pub struct Core {
     pub exit: u32,
     /// The link that was taken, where `exit` says so.
     pub exit_link: u32,
+    /// Nonzero: an interrupt is pending that RFLAGS.IF holds off.
+    pub interrupt_waits: u32,
     /// A triple fault happened while an instruction of translated code was interpreted.
     pub shutdown: bool,
     /// Spare place for translated code.
@@ -209,6 +220,10 @@ pub struct Core {
     pub site_count: u32,
     /// Start of the translator's executable memory.
     pub code_base: u64,
+    /// Address of the first instruction kept decoded for the interpreter.
+    pub decoded: u64,
+    /// The jump table of a view holds blocks of this mode.
+    pub jump_mode: [crate::blocks::Mode; crate::tlb::VIEWS],
     /// Translated blocks by instruction pointer, one table a view.
     pub jumps: [[Jump; JUMPS]; crate::tlb::VIEWS],
     /// Data accesses: one table for each of [`crate::tlb::View`].
@@ -362,6 +377,7 @@ impl Core {
             flags: 0,
             exit: 0,
             exit_link: 0,
+            interrupt_waits: 0,
             shutdown: false,
             scratch: 0,
             scratch2: 0,
@@ -370,6 +386,8 @@ impl Core {
             sites: 0,
             site_count: 0,
             code_base: 0,
+            decoded: 0,
+            jump_mode: [crate::blocks::Mode::NONE; crate::tlb::VIEWS],
             jumps: std::array::from_fn(|_| std::array::from_fn(Jump::empty)),
             tlb: Tlb::default(),
             itlb: Itlb::default(),

@@ -106,6 +106,10 @@ impl RecompilerVcpu {
             if kicked {
                 return Some(Exit::Kicked);
             }
+            match self.core.deliver_loaded_events() {
+                Delivered::Ok => {}
+                Delivered::TripleFault => return Some(Exit::Shutdown),
+            }
             if let Some(lapic) = self.core.lapic.clone() {
                 match self.events(lapic.as_ref()) {
                     Delivered::Ok => {}
@@ -122,8 +126,16 @@ impl RecompilerVcpu {
         }
     }
 
-    /// Delivers the most urgent pending event. Intel SDM volume 3A, section 6.9.
+    /// Delivers the most urgent pending event, and notes for translated STI whether another one waits.
     fn events(&mut self, lapic: &dyn LocalApic) -> Delivered {
+        let delivered = self.deliver_event(lapic);
+        let held_off = self.core.rflags & flag::IF == 0 && lapic.pending().contains(Pending::INTR);
+        self.core.interrupt_waits = u32::from(held_off);
+        delivered
+    }
+
+    /// Intel SDM volume 3A, section 6.9.
+    fn deliver_event(&mut self, lapic: &dyn LocalApic) -> Delivered {
         let pending = lapic.pending();
         if pending.is_empty() {
             return Delivered::Ok;
@@ -288,11 +300,7 @@ impl RecompilerVcpu {
         if !shadow {
             self.core.instruction_breakpoint()?;
         }
-        let mode = Mode::of(&self.core);
-        let decoded = match self.blocks.find(&mut self.core, mode)? {
-            Found::Block(id) => Box::new(self.blocks.list[id as usize].code[0].clone()),
-            Found::Single(decoded) => decoded,
-        };
+        let decoded = blocks::fetch_one(&mut self.core)?;
         self.counters.interpreted += 1;
         self.core.rflags &= !flag::RF;
         interp::step(&mut self.core, &decoded.instruction, decoded.handler)?;

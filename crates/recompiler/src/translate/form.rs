@@ -194,6 +194,11 @@ enum Class {
     Interpret,
 }
 
+/// RDTSCP: CPUID 0x8000_0001, EDX bit 27.
+fn is_rdtscp_detected() -> bool {
+    core::arch::x86_64::__cpuid(0x8000_0001).edx & 1 << 27 != 0
+}
+
 /// Whether the host's processor has an extension. An instruction it lacks must not reach it, whatever CPUID shows the
 /// guest.
 fn host_has(feature: CpuidFeature) -> bool {
@@ -215,9 +220,10 @@ fn host_has(feature: CpuidFeature) -> bool {
         AVX => is_x86_feature_detected!("avx"),
         AVX2 => is_x86_feature_detected!("avx2"),
         FMA => is_x86_feature_detected!("fma"),
+        RDTSCP => is_rdtscp_detected(),
         F16C => is_x86_feature_detected!("f16c"),
         INTEL8086 | INTEL186 | INTEL286 | INTEL386 | INTEL486 | X64 | CMOV | CX8 | CMPXCHG16B | FPU | FPU287
-        | FPU387 | MMX | SSE | SSE2 | MULTIBYTENOP | PAUSE | PREFETCHW | CET_IBT | CPUID => true,
+        | FPU387 | MMX | SSE | SSE2 | TSC | MULTIBYTENOP | PAUSE | PREFETCHW | CET_IBT | CPUID => true,
         _ => false,
     }
 }
@@ -241,6 +247,10 @@ fn class(instruction: &Instruction, mode: Mode) -> Class {
             integer(instruction)
         }
         Bt | Btc | Btr | Bts => bit_test(instruction),
+        Rdtsc if mode.rdtsc() => Class::Rule,
+        Rdtscp if mode.rdtsc() && host_has(CpuidFeature::RDTSCP) => Class::Rule,
+        Cli | Sti | Swapgs if mode.ring_0() && mode.bits() == Bits::B64 => Class::Rule,
+        Pushfq if mode.bits() == Bits::B64 && instruction.code() == Code::Pushfq => Class::Rule,
         Nop | Endbr64 | Endbr32 | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw => Class::Nothing,
         Lfence | Mfence | Sfence | Clc | Stc | Cmc => Class::Copy,
         Pause | Lea | Push | Pop | Call | Ret | Jmp | Leave | Cbw | Cwde | Cdqe | Cwd | Cdq | Cqo | Mul | Div
@@ -270,12 +280,18 @@ fn integer(instruction: &Instruction) -> Class {
             | Code::Mov_moffs32_EAX
             | Code::Mov_moffs64_RAX
     );
+    let from_segment = instruction.mnemonic() == Mnemonic::Mov
+        && instruction.op0_register().is_gpr()
+        && instruction.op1_register().is_segment_register();
+    if from_segment {
+        return Class::Rule;
+    }
     if odd || offset_form { Class::Interpret } else { Class::Copy }
 }
 
 fn bit_test(instruction: &Instruction) -> Class {
     let memory = instruction.op0_kind() == OpKind::Memory;
-    if memory && instruction.op1_kind() == OpKind::Register { Class::Interpret } else { Class::Copy }
+    if memory && instruction.op1_kind() == OpKind::Register { Class::Rule } else { Class::Copy }
 }
 
 fn rule(instruction: &Instruction, mode: Mode) -> Class {
@@ -312,6 +328,18 @@ fn rule(instruction: &Instruction, mode: Mode) -> Class {
         };
     }
     Class::Rule
+}
+
+/// Whether interpreting an instruction neither looks at vector or x87 registers nor reaches a device.
+pub fn leaves_vectors_alone(instruction: &Instruction) -> bool {
+    use Mnemonic::*;
+    match instruction.mnemonic() {
+        Syscall | Sysret | Sysretq | Iretq | Popfq | Rdmsr | Wrmsr | Cpuid | Invlpg | Invpcid | Clts | Stac | Clac
+        | Sti | Cli | Swapgs | Int3 | Wrfsbase | Wrgsbase | Rdfsbase | Rdgsbase | Div | Idiv | Lahf | Sahf | Std
+        | Cld => true,
+        Mov => !matches!(instruction.op0_kind(), OpKind::Memory) && !matches!(instruction.op1_kind(), OpKind::Memory),
+        _ => false,
+    }
 }
 
 /// Bytes of the first operand.

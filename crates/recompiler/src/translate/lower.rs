@@ -13,13 +13,14 @@
 use super::asm::{Asm, Fixup, condition, host};
 use super::encode::Rm;
 use super::flags::{self, Use};
-use super::form::{Copied, Gpr, Memory, Plan, Planner, general, operand_bytes};
+use super::form::{self, Copied, Gpr, Memory, Plan, Planner, general, operand_bytes};
 use super::stubs::Stubs;
 use super::{Link, Site, SiteKind};
 use crate::blocks::{Block, Decoded, Mode};
+use crate::interp;
 use crate::state::{Bits, layout};
 use crate::tlb;
-use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 /// Where a guest register lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +99,7 @@ pub struct Lowering<'a> {
     mode: Mode,
     stubs: &'a Stubs,
     sites: &'a mut Vec<Site>,
+    decoded: &'a mut Vec<Decoded>,
     links: &'a mut Vec<Link>,
     block: u32,
     start_rip: u64,
@@ -109,6 +111,10 @@ pub struct Lowering<'a> {
     entry_saved: u64,
     entry_host: u64,
     tlb_base: u32,
+    /// The instruction behind the present one lets STI's shadow end in the block.
+    shadow_fits: bool,
+    /// The instruction before was STI.
+    shadow: bool,
 }
 
 impl<'a> Lowering<'a> {
@@ -120,6 +126,7 @@ impl<'a> Lowering<'a> {
         start_rip: u64,
         stubs: &'a Stubs,
         sites: &'a mut Vec<Site>,
+        decoded: &'a mut Vec<Decoded>,
         links: &'a mut Vec<Link>,
     ) -> Self {
         let tlb_base = layout::tlb(mode.view());
@@ -128,6 +135,7 @@ impl<'a> Lowering<'a> {
             mode,
             stubs,
             sites,
+            decoded,
             links,
             block,
             start_rip,
@@ -137,11 +145,14 @@ impl<'a> Lowering<'a> {
             entry_saved: 0,
             entry_host: 0,
             tlb_base,
+            shadow_fits: false,
+            shadow: false,
         }
     }
 
     /// Translates the block's instructions, whose bytes are given.
-    pub fn translate(mut self, planner: &mut Planner, block: &Block, bytes: &[u8]) -> Lowered {
+    pub fn translate(mut self, planner: &mut Planner, block: &Block) -> Lowered {
+        let bytes = &block.bytes[..];
         let mut at = 0;
         let mut plans = Vec::with_capacity(block.code.len());
         for decoded in &block.code {
@@ -156,7 +167,16 @@ impl<'a> Lowering<'a> {
             let flags = std::mem::take(&mut uses[index]);
             let (plan, start) = &plans[index];
             let bytes = &bytes[*start..*start + decoded.instruction.len()];
+            self.shadow_fits = block.code.get(index + 1).is_some_and(|next| {
+                next.instruction.flow_control() == FlowControl::Next
+                    && next.instruction.mnemonic() != Mnemonic::Sti
+                    && !matches!(plans[index + 1].0, Plan::Interpret)
+            });
+            let shadow = self.shadow;
             ended = self.instruction(decoded, plan, planner, bytes, flags);
+            if shadow {
+                self.end_shadow(decoded.instruction.next_ip());
+            }
         }
         if !ended {
             self.leave_to(block.key.rip.wrapping_add(u64::from(block.size)), false);
@@ -372,7 +392,15 @@ impl<'a> Lowering<'a> {
     /// A record of one guest instruction that may leave translated code. Offsets are block-relative until the block is
     /// placed.
     fn site(&mut self, instruction: &Instruction, kind: SiteKind, size: u16, aligned: bool) -> u32 {
+        let decoded = match kind {
+            SiteKind::Interpret => {
+                self.decoded.push(Decoded { handler: interp::handler(instruction), instruction: *instruction });
+                self.decoded.len() as u32 - 1
+            }
+            _ => u32::MAX,
+        };
         self.sites.push(Site {
+            decoded,
             rip: instruction.ip(),
             length: instruction.len() as u8,
             join: 0,
@@ -396,7 +424,8 @@ impl<'a> Lowering<'a> {
         let site = self.site(instruction, SiteKind::Interpret, 0, false);
         self.asm.raw(&[0xB9]);
         self.asm.dword(site);
-        self.asm.jmp(self.stubs.interpret);
+        let light = self.mode.fpu() && form::leaves_vectors_alone(instruction);
+        self.asm.jmp(if light { self.stubs.interpret_light } else { self.stubs.interpret });
         self.finish_site(site);
         // Whoever comes back finds the flags in both places.
         self.in_host = true;
@@ -533,6 +562,13 @@ impl<'a> Lowering<'a> {
             Div | Idiv => self.divide(instruction, flags)?,
             Cmpxchg => self.compare_exchange(instruction, planner, bytes, flags)?,
             Cmpxchg16b => self.compare_exchange_16(instruction, bytes, flags)?,
+            Rdtsc | Rdtscp => self.time_stamp(instruction, flags),
+            Cli => self.clear_interrupt_flag(flags),
+            Sti => self.set_interrupt_flag(flags)?,
+            Swapgs => self.swap_gs(),
+            Pushfq => self.push_flags(instruction, flags),
+            Mov => self.from_segment(instruction)?,
+            Bt | Btc | Btr | Bts => self.bit_test(instruction, planner, bytes, flags)?,
             Fnstsw => {
                 self.asm.load(host::RAX, place(0));
                 self.asm.raw(&[0xDF, 0xE0]);
@@ -835,6 +871,140 @@ impl<'a> Lowering<'a> {
         raw.emit(&mut self.asm, raw.reg, Rm::Base { base: HOMES[4], displacement: 0 }, 0, false);
         self.asm.store(place(0), host::RAX);
         self.asm.load(HOMES[4], Rm::Gs(layout::SCRATCH));
+        self.after_op(&flags);
+        self.finish_site(site);
+        Ok(())
+    }
+
+    /// RDTSC and RDTSCP: the host's counter plus the guest's offset.
+    fn time_stamp(&mut self, instruction: &Instruction, flags: Use) {
+        self.before_clobber(flags.live_in);
+        let with_aux = instruction.mnemonic() == Mnemonic::Rdtscp;
+        self.asm.raw(if with_aux { &[0x0F, 0x01, 0xF9] } else { &[0x0F, 0x31] });
+        let asm = &mut self.asm;
+        // shl rdx, 32; or rax, rdx; add rax, gs:[TSC]
+        asm.raw(&[0x48, 0xC1, 0xE2, 0x20, 0x48, 0x09, 0xD0]);
+        asm.op(true, &[0x03], host::RAX, Rm::Gs(layout::TSC));
+        asm.mov32(HOMES[0], host::RAX);
+        // shr rax, 32
+        asm.raw(&[0x48, 0xC1, 0xE8, 0x20]);
+        asm.mov32(host::RDX, host::RAX);
+        if with_aux {
+            asm.op(false, &[0x8B], HOMES[1], Rm::Gs(layout::TSC_AUX));
+        }
+    }
+
+    fn clear_interrupt_flag(&mut self, flags: Use) {
+        self.before_clobber(flags.live_in);
+        self.asm.group1(false, 4, Rm::Gs(layout::RFLAGS), !(1 << 9));
+    }
+
+    /// STI, when an instruction follows in the block that is neither a branch nor interpreted: interrupts are looked for
+    /// behind it.
+    fn set_interrupt_flag(&mut self, flags: Use) -> Result<(), Unfit> {
+        if !self.shadow_fits {
+            return Err(Unfit);
+        }
+        self.before_clobber(flags.live_in);
+        self.asm.group1(false, 1, Rm::Gs(layout::RFLAGS), 1 << 9);
+        self.shadow = true;
+        Ok(())
+    }
+
+    /// Behind the instruction that follows STI: leave when an interrupt waits.
+    fn end_shadow(&mut self, next: u64) {
+        self.shadow = false;
+        let host_flags = self.in_host && !self.saved;
+        let link = self.link(next, host_flags, false);
+        // mov ecx, gs:[WAITING]; jrcxz over; jmp leave; over:
+        self.asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::WAITING));
+        self.asm.raw(&[0xE3, 0x05]);
+        let from = self.asm.jmp_forward();
+        self.cold.push(Cold::Exit { from, link, host_flags, poll: true });
+    }
+
+    fn swap_gs(&mut self) {
+        let gs = Rm::Gs(layout::segment_base(5));
+        self.asm.load(host::RAX, gs);
+        self.asm.load(host::RCX, Rm::Gs(layout::KERNEL_GS_BASE));
+        self.asm.store(gs, host::RCX);
+        self.asm.store(Rm::Gs(layout::KERNEL_GS_BASE), host::RAX);
+    }
+
+    /// PUSHFQ: RFLAGS in the core, but for the arithmetic flags.
+    fn push_flags(&mut self, instruction: &Instruction, flags: Use) {
+        self.flags_to_core();
+        self.before_clobber(flags.live_in);
+        let site = self.stack_lookup(instruction, -8, true);
+        self.combine(host::RAX);
+        self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
+        let asm = &mut self.asm;
+        // eax = the low flags; ecx = OF << 11
+        asm.op(false, &[0x0F, 0xB6], host::RAX, Rm::Gs(layout::FLAGS + 1));
+        asm.group1(false, 4, Rm::Register(host::RAX), 0xD5);
+        asm.op(false, &[0x0F, 0xB6], host::RCX, Rm::Gs(layout::FLAGS));
+        asm.raw(&[0xC1, 0xE1, 0x0B]);
+        asm.op(false, &[0x09], host::RCX, Rm::Register(host::RAX));
+        asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::RFLAGS));
+        // Neither RF nor VM are pushed.
+        asm.group1(false, 4, Rm::Register(host::RCX), !0x3_08D5);
+        asm.op(false, &[0x09], host::RCX, Rm::Register(host::RAX));
+        asm.load(host::RCX, Rm::Gs(layout::SCRATCH));
+        asm.store(Rm::Base { base: host::RCX, displacement: 0 }, host::RAX);
+        self.move_stack(-8);
+        self.in_host = false;
+        self.finish_site(site);
+    }
+
+    /// MOV from a segment register to a general one.
+    fn from_segment(&mut self, instruction: &Instruction) -> Result<(), Unfit> {
+        let gpr = general(instruction.op0_register(), OpAccess::Write).ok_or(Unfit)?;
+        let Home::Host(target) = home(gpr.number) else { return Err(Unfit) };
+        if gpr.size < 4 {
+            return Err(Unfit);
+        }
+        let selector = Rm::Gs(layout::selector(instruction.op1_register().number()));
+        self.asm.op(false, &[0x0F, 0xB7], target, selector);
+        Ok(())
+    }
+
+    /// BT and its relatives on a bit string in memory: the bit's offset in a register reaches beyond the operand.
+    fn bit_test(
+        &mut self,
+        instruction: &Instruction,
+        planner: &mut Planner,
+        bytes: &[u8],
+        flags: Use,
+    ) -> Result<(), Unfit> {
+        let copied = planner.copied(instruction, bytes, self.mode).ok_or(Unfit)?;
+        let (bit, memory) = (copied.reg.ok_or(Unfit)?, copied.memory.ok_or(Unfit)?);
+        if bit.size < 4 {
+            return Err(Unfit);
+        }
+        let wide = bit.size == 8;
+        self.before_clobber(flags.live_in);
+        self.address(instruction)?;
+        // rcx = offset in units of the operand's size, sign-extended
+        let (shift, scale, mask) = if wide { (6, 3, 63) } else { (5, 2, 31) };
+        if wide {
+            self.asm.load(host::RCX, place(bit.number));
+        } else {
+            self.asm.op(true, &[0x63], host::RCX, place(bit.number));
+        }
+        self.asm.op(true, &[0xC1], 7, Rm::Register(host::RCX));
+        self.asm.raw(&[shift]);
+        let moved = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale, displacement: 0 };
+        self.asm.op(self.wide(), &[0x8D], host::RAX, moved);
+        let site = self.lookup(instruction, memory);
+        self.combine(host::RAX);
+        self.asm.op(false, &[0x8B], host::RCX, place(bit.number));
+        self.asm.group1(false, 4, Rm::Register(host::RCX), mask);
+        if Self::needs_host(&flags) && !self.in_host {
+            self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
+            self.restore_flags();
+            self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));
+        }
+        copied.raw.emit(&mut self.asm, host::RCX, Rm::Base { base: host::RAX, displacement: 0 }, 0, false);
         self.after_op(&flags);
         self.finish_site(site);
         Ok(())

@@ -22,7 +22,6 @@ use crate::state::{Bits, Core, JUMPS, Jump, cr4, flag};
 use crate::tlb::{self, VIEWS, View};
 use form::Planner;
 use hv::{Error, Pending};
-use iced_x86::{Decoder, DecoderOptions};
 use lower::Lowering;
 use memory::CodeMemory;
 use std::ops::RangeInclusive;
@@ -68,6 +67,8 @@ pub struct Site {
     pub kind: SiteKind,
     /// The access must be aligned to its size.
     pub aligned: bool,
+    /// Number of the decoded instruction, where it is always interpreted.
+    pub decoded: u32,
 }
 
 /// A jump from one block to a known guest address.
@@ -106,13 +107,13 @@ pub struct Translator {
     stubs_size: usize,
     planner: Planner,
     sites: Vec<Site>,
+    /// Instructions that are always interpreted.
+    decoded: Vec<Decoded>,
     links: Vec<Link>,
     /// Links into other pages, by whether the target's mapping is global.
     crossing: [Vec<u32>; 2],
     /// Slots of the jump tables in use, per view.
     used_jumps: [Vec<u16>; VIEWS],
-    /// The jump table of a view holds blocks of this mode.
-    jump_mode: [Mode; VIEWS],
     /// The jump table of a view holds blocks in pages that are not global.
     jump_local: [bool; VIEWS],
     /// Guest addresses whose blocks are translated: all, but for a search after the block that goes wrong.
@@ -156,10 +157,10 @@ impl Translator {
             stubs_size,
             planner: Planner::new(),
             sites: Vec::new(),
+            decoded: Vec::new(),
             links: Vec::new(),
             crossing: [Vec::new(), Vec::new()],
             used_jumps: Default::default(),
-            jump_mode: [Mode::NONE; VIEWS],
             jump_local: [false; VIEWS],
             range: translated_range(),
             warm: WARM,
@@ -189,7 +190,7 @@ impl Translator {
                 self.restart(core, blocks);
                 return Ok(());
             }
-            self.translate(core, blocks, id)?;
+            self.translate(blocks, id);
         }
         self.link_pending(core, blocks, id);
         let entry = self.enter_in_table(core, &blocks.list[id as usize]);
@@ -208,6 +209,7 @@ impl Translator {
     fn enter(&mut self, core: &mut Core, entry: u64) {
         self.counters.entries += 1;
         core.sites = self.sites.as_ptr() as u64;
+        core.decoded = self.decoded.as_ptr() as u64;
         core.site_count = self.sites.len() as u32;
         core.flags = flags_to_saved(core.rflags);
         set_gs_base(core.this);
@@ -218,16 +220,22 @@ impl Translator {
     }
 
     /// Translates a block.
-    fn translate(&mut self, core: &mut Core, blocks: &mut Blocks, id: BlockId) -> Result<(), Fault> {
+    fn translate(&mut self, blocks: &mut Blocks, id: BlockId) {
         let block = &blocks.list[id as usize];
-        let mut bytes = vec![0; block.size as usize];
-        let physical = core.fetch_address(core.linear_rip())?;
-        core.physical_read(physical, &mut bytes);
         let first_site = self.sites.len();
         let base = self.code.next();
         let key = block.key;
-        let lowering = Lowering::new(base, key.mode, id, key.rip, &self.stubs, &mut self.sites, &mut self.links);
-        let lowered = lowering.translate(&mut self.planner, block, &bytes);
+        let lowering = Lowering::new(
+            base,
+            key.mode,
+            id,
+            key.rip,
+            &self.stubs,
+            &mut self.sites,
+            &mut self.decoded,
+            &mut self.links,
+        );
+        let lowered = lowering.translate(&mut self.planner, block);
         let offset = (base - self.code.base()) as u32;
         for site in &mut self.sites[first_site..] {
             site.join += offset;
@@ -238,12 +246,14 @@ impl Translator {
         self.code.append(&lowered.bytes);
         self.counters.translated += 1;
         self.counters.guest_bytes += u64::from(block.size);
-        blocks.list[id as usize].translated = Some(Translated {
+        let block = &mut blocks.list[id as usize];
+        block.code = Box::default();
+        block.bytes = Box::default();
+        block.translated = Some(Translated {
             entry_saved: base + u64::from(lowered.entry_saved),
             entry_host: base + u64::from(lowered.entry_host),
             incoming: Vec::new(),
         });
-        Ok(())
     }
 
     /// Links the jump that was taken last to the block it led to.
@@ -257,8 +267,9 @@ impl Translator {
             return;
         }
         let user = core.cpl() == 3;
-        if link.crosses {
-            let global = core.itlb.is_global(user, link.target);
+        if link.crosses || target.key.second.is_some() {
+            let global = core.itlb.is_global(user, link.target)
+                && (target.key.second.is_none() || core.itlb.is_global(user, (link.target | 0xFFF).wrapping_add(1)));
             self.crossing[usize::from(global)].push(number);
         }
         link.linked = Some(id);
@@ -278,16 +289,18 @@ impl Translator {
     fn enter_in_table(&mut self, core: &mut Core, block: &Block) -> u64 {
         let view = block.key.mode.view() as usize;
         let entry = block.translated.as_ref().map_or(0, |translated| translated.entry_saved);
-        if self.jump_mode[view] != block.key.mode {
+        if core.jump_mode[view] != block.key.mode {
             self.flush_table(core, view);
-            self.jump_mode[view] = block.key.mode;
+            core.jump_mode[view] = block.key.mode;
         }
         let slot = block.key.rip as usize & (JUMPS - 1);
         if core.jumps[view][slot].host == 0 {
             self.used_jumps[view].push(slot as u16);
         }
         core.jumps[view][slot] = Jump { rip: block.key.rip, host: entry };
-        if !core.itlb.is_global(view == View::User as usize, core.linear_rip()) {
+        let user = view == View::User as usize;
+        let pages = [Some(block.key.rip), block.key.second.map(|_| (block.key.rip | 0xFFF).wrapping_add(1))];
+        if pages.into_iter().flatten().any(|page| !core.itlb.is_global(user, page)) {
             self.jump_local[view] = true;
         }
         entry
@@ -333,6 +346,7 @@ impl Translator {
         blocks.clear(core);
         self.code.truncate(self.stubs_size);
         self.sites.clear();
+        self.decoded.clear();
         self.links.clear();
         self.crossing = [Vec::new(), Vec::new()];
         self.pending_link = None;
@@ -420,7 +434,17 @@ extern "C" fn resolve_memory(core: &mut Core, linear: u64, site: u32) -> Resolve
         SiteKind::Read => (Kind::Read, false),
         _ => (Kind::Write, true),
     };
-    let Ok(found) = core.translate_page(view, linear, kind) else { return INTERPRET };
+    let found = match core.translate_page(view, linear, kind) {
+        Ok(found) => found,
+        // Nothing of the instruction is done before its last access is looked up.
+        Err(fault) if site.mode.fpu() => {
+            core.rip = site.rip;
+            core.rflags = saved_to_flags(core.rflags, core.flags);
+            let resume = raise(core, fault);
+            return Resolved { resume: if resume == 0 { stubs::LEAVE } else { resume }, host: 0 };
+        }
+        Err(_) => return INTERPRET,
+    };
     let entry = &core.tlb.entries[view as usize][tlb::slot(linear)];
     let offset = linear.wrapping_sub(if write { entry.write } else { entry.read });
     let resume = core.code_base + u64::from(site.join);
@@ -445,25 +469,52 @@ extern "C" fn interpret_site(core: &mut Core, site: u32) -> u64 {
     };
     core.rip = site.rip;
     core.rflags = saved_to_flags(core.rflags, core.flags);
-    let stepped = decode(core, &site).and_then(|decoded| interp::step(core, &decoded.instruction, decoded.handler));
-    core.flags = flags_to_saved(core.rflags);
-    if let Err(fault) = stepped {
-        if let Delivered::TripleFault = core.deliver_fault(fault) {
-            core.shutdown = true;
-        }
-        core.flags = flags_to_saved(core.rflags);
-        return 0;
+    let decoded = match site.kind {
+        // SAFETY: an interpreted site's number is that of an element, and the elements do not move while translated code
+        // runs.
+        SiteKind::Interpret => Ok(unsafe { (*(core.decoded as *const Decoded).add(site.decoded as usize)).clone() }),
+        _ => blocks::fetch_one(core),
+    };
+    if let Err(fault) = decoded.and_then(|decoded| interp::step(core, &decoded.instruction, decoded.handler)) {
+        return raise(core, fault);
     }
-    let undisturbed = core.rip == site.rip.wrapping_add(u64::from(site.length))
-        && site.after != 0
-        && core.poll.load(Ordering::Relaxed) == 0
+    core.flags = flags_to_saved(core.rflags);
+    let behind = core.rip == site.rip.wrapping_add(u64::from(site.length)) && site.after != 0;
+    match undisturbed(core) {
+        Some(mode) if behind && mode == site.mode => core.code_base + u64::from(site.after),
+        Some(mode) => translated_at_rip(core, mode),
+        None => 0,
+    }
+}
+
+/// Delivers a fault in the middle of translated code. Returns where its handler's translation is, or 0.
+fn raise(core: &mut Core, fault: Fault) -> u64 {
+    if let Delivered::TripleFault = core.deliver_fault(fault) {
+        core.shutdown = true;
+    }
+    core.flags = flags_to_saved(core.rflags);
+    match undisturbed(core) {
+        Some(mode) if !core.shutdown => translated_at_rip(core, mode),
+        _ => 0,
+    }
+}
+
+/// The processor's mode, when nothing needs the dispatcher's attention.
+fn undisturbed(core: &Core) -> Option<Mode> {
+    let quiet = core.poll.load(Ordering::Relaxed) == 0
         && core.code_map_flush == 0
         && !core.halted
         && !core.interrupt_shadow
         && !blocks::debugged(core)
-        && Mode::of(core) == site.mode
         && !interruptible(core);
-    if undisturbed { core.code_base + u64::from(site.after) } else { 0 }
+    quiet.then(|| Mode::of(core))
+}
+
+/// The jump table's entry for the instruction pointer, or 0.
+fn translated_at_rip(core: &Core, mode: Mode) -> u64 {
+    let view = mode.view() as usize;
+    let jump = core.jumps[view][core.rip as usize & (JUMPS - 1)];
+    if core.jump_mode[view] == mode && jump.rip == core.rip { jump.host } else { 0 }
 }
 
 fn interruptible(core: &Core) -> bool {
@@ -476,15 +527,4 @@ fn site_at(core: &Core, site: u32) -> Option<Site> {
     }
     // SAFETY: `sites` points at `site_count` sites, which do not move while translated code runs.
     Some(unsafe { *(core.sites as *const Site).add(site as usize) })
-}
-
-/// Decodes the instruction of a site anew.
-fn decode(core: &mut Core, site: &Site) -> Result<Decoded, Fault> {
-    let physical = core.fetch_address(core.linear_rip())?;
-    let mut bytes = [0; 15];
-    let bytes = &mut bytes[..usize::from(site.length)];
-    core.physical_read(physical, bytes);
-    let mut decoder = Decoder::with_ip(site.mode.bits() as u32, bytes, site.rip, DecoderOptions::NONE);
-    let instruction = decoder.decode();
-    Ok(Decoded { handler: interp::handler(&instruction), instruction })
 }

@@ -17,6 +17,9 @@ const FRAME: i32 = 536;
 const MXCSR: i32 = 512;
 const SITE: i32 = 520;
 
+/// What `memory` gets from Rust instead of an address when translated code is to be left: RIP is right.
+pub const LEAVE: u64 = 1;
+
 /// Reasons for leaving translated code, as in [`crate::state::Core::exit`].
 pub mod exit {
     /// RIP is right; look at everything.
@@ -38,6 +41,8 @@ pub struct Stubs {
     pub memory: u64,
     /// ECX = site: interpret its instruction.
     pub interpret: u64,
+    /// The same for an instruction that neither uses vector state nor reaches a device.
+    pub interpret_light: u64,
     /// ECX = link.
     pub link: u64,
     /// ECX = link.
@@ -100,12 +105,35 @@ pub fn emit(asm: &mut Asm, avx: bool) -> Stubs {
     // test rax, rax; jz unresolved
     asm.op(true, &[0x85], host::RAX, Rm::Register(host::RAX));
     let unresolved = asm.jcc_forward(4);
+    // cmp rax, LEAVE
+    asm.group1(true, 7, Rm::Register(host::RAX), LEAVE as i32);
+    let left = asm.jcc_forward(4);
     asm.store(Rm::Gs(layout::RESUME), host::RAX);
     asm.store(Rm::Gs(layout::SCRATCH2), host::RDX);
     load_registers(asm);
     asm.load(host::RAX, Rm::Gs(layout::SCRATCH2));
     asm.raw(&[0x31, 0xC9]);
     asm.op(false, &[0xFF], 4, Rm::Gs(layout::RESUME));
+
+    // Interpret one instruction with the vector state in the registers.
+    stubs.interpret_light = asm.here();
+    store_registers(asm);
+    move_vectors(asm, avx, true);
+    asm.mov32(host::RSI, host::RCX);
+    call(asm, interpret_site as *const () as u64);
+    move_vectors(asm, avx, false);
+    asm.op(true, &[0x85], host::RAX, Rm::Register(host::RAX));
+    let left_light = asm.jcc_forward(4);
+    asm.store(Rm::Gs(layout::RESUME), host::RAX);
+    load_flags(asm);
+    load_registers(asm);
+    asm.op(false, &[0xFF], 4, Rm::Gs(layout::RESUME));
+    asm.bind(left);
+    asm.bind(left_light);
+    save_vectors(asm, mask);
+    asm.op(false, &[0xC7], 0, Rm::Gs(layout::EXIT));
+    asm.dword(exit::DISPATCH);
+    asm.jmp(tail);
 
     // Interpret one instruction, and come back behind it where that is still right.
     stubs.interpret = asm.here();
@@ -123,13 +151,18 @@ pub fn emit(asm: &mut Asm, avx: bool) -> Stubs {
     asm.bind(resumed);
     asm.store(Rm::Gs(layout::RESUME), host::RAX);
     restore_vectors(asm, mask);
-    // movzx eax, word gs:[FLAGS]; add al, 0x7F; sahf: the flags both in the core and in the host's.
-    asm.raw(&[0x65, 0x0F, 0xB7, 0x04, 0x25]);
-    asm.dword(layout::FLAGS);
-    asm.raw(&[0x04, 0x7F, 0x9E]);
+    load_flags(asm);
     load_registers(asm);
     asm.op(false, &[0xFF], 4, Rm::Gs(layout::RESUME));
     stubs
+}
+
+/// The flags both in the core and in the host's. Destroys RAX.
+fn load_flags(asm: &mut Asm) {
+    // movzx eax, word gs:[FLAGS]; add al, 0x7F; sahf
+    asm.raw(&[0x65, 0x0F, 0xB7, 0x04, 0x25]);
+    asm.dword(layout::FLAGS);
+    asm.raw(&[0x04, 0x7F, 0x9E]);
 }
 
 fn push(asm: &mut Asm, register: u8) {
