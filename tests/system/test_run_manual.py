@@ -1,4 +1,4 @@
-"""The programs in the manual's page on Python run as they are printed."""
+"""The programs in the README and in the manual's page on Python run as they are printed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 
 from linux_guest import LINUX_GUEST
 
-PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
-PROGRAMS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[2]
+PAGES = "".join((ROOT / name).read_text() for name in ("README.md", "docs/python.md"))
+PROGRAMS = re.findall(r"^```python\n(.*?)^```$", PAGES, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -19,8 +20,8 @@ PROGRAMS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 )
 def test_a_program_of_the_manual_runs(program: str) -> None:
     assert "assert " in program
-    exec(compile(program, "python.md", "exec"), {})
+    exec(compile(program, "manual", "exec"), {})
 
 
-def test_the_page_has_programs() -> None:
-    assert len(PROGRAMS) == 3
+def test_the_pages_have_programs() -> None:
+    assert len(PROGRAMS) == 4
