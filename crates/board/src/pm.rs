@@ -23,8 +23,10 @@ pub const PM_TIMER_HZ: u64 = 3_579_545;
 
 const TMR_STS: u16 = 1 << 0;
 const PWRBTN_STS: u16 = 1 << 8;
-/// The events there are: timer carry, global lock, power button.
-const EVENTS: u16 = TMR_STS | 1 << 5 | PWRBTN_STS;
+const RTC_STS: u16 = 1 << 10;
+/// The events there are: timer carry, global lock, power button, and the clock's alarm, which does not happen but whose
+/// enable bit Linux wants to read back.
+const EVENTS: u16 = TMR_STS | 1 << 5 | PWRBTN_STS | RTC_STS;
 const SCI_EN: u16 = 1 << 0;
 const SLP_EN: u16 = 1 << 13;
 /// SLP_TYP and bus master reload, which can be read back.
@@ -256,6 +258,14 @@ mod tests {
         assert!(sci.0.load(Ordering::SeqCst));
         assert_eq!(read(&pm, 0), 0x0100_0100);
         assert_eq!(pm.write(0, &PWRBTN_STS.to_le_bytes()), Action::None);
+        assert!(!sci.0.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn the_enable_bits_of_all_events_read_back() {
+        let (_timers, sci, pm) = pm(PmTimerWidth::Bits24);
+        assert_eq!(pm.write(2, &0xFFFF_u16.to_le_bytes()), Action::None);
+        assert_eq!(read(&pm, 0) >> 16, 0x0521);
         assert!(!sci.0.load(Ordering::SeqCst));
     }
 
