@@ -312,6 +312,7 @@ impl Core {
         let found = self.walk(view, linear, kind, true)?;
         if kind == Kind::Fetch {
             self.itlb.fill(view == View::User, linear, found.physical, found.global);
+            self.code_pages.insert(linear >> 12, found.global);
             return Ok(found);
         }
         if let Some(offset) = self.memory.offset(found.physical & !0xFFF, 4096) {
@@ -341,6 +342,7 @@ impl Core {
         self.itlb.flush(keep_global);
         self.code_map_flush = self.code_map_flush.max(if keep_global { 1 } else { 2 });
         if !keep_global {
+            self.code_pages.clear();
             self.large_low = u64::MAX;
             self.large_high = 0;
         }
@@ -352,8 +354,10 @@ impl Core {
             return self.flush_tlb(false);
         }
         self.tlb.flush_page(linear);
-        self.itlb.flush_page(linear);
-        self.code_map_flush = self.code_map_flush.max(2);
+        if let Some(global) = self.code_pages.remove(&(linear >> 12)) {
+            self.itlb.flush_page(linear);
+            self.code_map_flush = self.code_map_flush.max(if global { 2 } else { 1 });
+        }
     }
 
     /// The physical address of the instruction byte at a linear address.

@@ -4,6 +4,7 @@ use crate::fault::Fault;
 use crate::tlb::{Itlb, Tlb};
 use crate::vm::Shared;
 use hv::{Bus, DescriptorTable, GuestMemory, LocalApic, Segment, SegmentRegister, Tsc};
+use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
 /// Bits of RFLAGS.
@@ -115,6 +116,32 @@ impl Jump {
     }
 }
 
+/// Entries of the table behind the jump tables; a power of two.
+pub const FAR_JUMPS: usize = 16384;
+
+/// Where translated code for an instruction pointer in a mode is, as long as the code lies at the same physical address.
+#[derive(Clone, Copy)]
+pub struct FarJump {
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Byte of the RAM file.
+    pub offset: u64,
+    /// Mode.
+    pub mode: crate::blocks::Mode,
+    /// Host address of the entry that finds the flags saved; 0 when the entry is empty.
+    pub host: u64,
+}
+
+impl FarJump {
+    /// No entry.
+    pub const EMPTY: FarJump = FarJump { rip: 0, offset: 0, mode: crate::blocks::Mode::NONE, host: 0 };
+
+    /// The slot of an instruction pointer.
+    pub fn slot(rip: u64) -> usize {
+        (rip ^ rip >> 14) as usize & (FAR_JUMPS - 1)
+    }
+}
+
 /// Offsets of the fields that translated code uses, from the GS base.
 pub mod layout {
     #![allow(missing_docs)]
@@ -192,6 +219,8 @@ pub struct Core {
     pub waiting_for_sipi: bool,
     /// Linear code addresses were remapped: 1 non-global ones, 2 any. The dispatcher drops its maps and clears this.
     pub code_map_flush: u8,
+    /// Linear pages that code was fetched from since the last full flush, and whether their mapping was global.
+    pub code_pages: FxHashMap<u64, bool>,
     /// The range of linear addresses that TLB entries cut out of large pages may lie in (INVLPG has to drop them all).
     pub large_low: u64,
     /// End of that range, inclusive.
@@ -224,6 +253,12 @@ pub struct Core {
     pub decoded: u64,
     /// The jump table of a view holds blocks of this mode.
     pub jump_mode: [crate::blocks::Mode; crate::tlb::VIEWS],
+    /// Slots of the jump tables in use.
+    pub used_jumps: [Vec<u16>; crate::tlb::VIEWS],
+    /// The jump table of a view holds blocks in pages that are not global.
+    pub jump_local: [bool; crate::tlb::VIEWS],
+    /// What the jump tables forget when mappings change, checked against the mapping when it is asked.
+    pub far_jumps: Box<[FarJump]>,
     /// Translated blocks by instruction pointer, one table a view.
     pub jumps: [[Jump; JUMPS]; crate::tlb::VIEWS],
     /// Data accesses: one table for each of [`crate::tlb::View`].
@@ -372,6 +407,7 @@ impl Core {
             nmi_masked: false,
             waiting_for_sipi: id != 0,
             code_map_flush: 0,
+            code_pages: FxHashMap::default(),
             large_low: u64::MAX,
             large_high: 0,
             flags: 0,
@@ -388,6 +424,9 @@ impl Core {
             code_base: 0,
             decoded: 0,
             jump_mode: [crate::blocks::Mode::NONE; crate::tlb::VIEWS],
+            used_jumps: Default::default(),
+            jump_local: [false; crate::tlb::VIEWS],
+            far_jumps: vec![FarJump::EMPTY; FAR_JUMPS].into_boxed_slice(),
             jumps: std::array::from_fn(|_| std::array::from_fn(Jump::empty)),
             tlb: Tlb::default(),
             itlb: Itlb::default(),

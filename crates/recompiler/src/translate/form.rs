@@ -125,7 +125,8 @@ impl Planner {
                     }
                     copied.rm = Some(gpr()?);
                 }
-                K::mm_or_mem
+                K::cl
+                | K::mm_or_mem
                 | K::mm_reg
                 | K::mm_rm
                 | K::xmm_or_mem

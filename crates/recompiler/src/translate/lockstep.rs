@@ -105,7 +105,8 @@ fn instruction(random: &mut Random, planner: &mut Planner, mode: Mode, ip: u64) 
         let decoded = Decoded { instruction, handler: interp::handler(&instruction) };
         let bytes = bytes[..instruction.len()].to_vec();
         // Time and randomness differ between two runs; RSP is left alone half of the time.
-        let skipped = matches!(instruction.mnemonic(), Mnemonic::Rdrand | Mnemonic::Rdseed | Mnemonic::Rdtsc | Mnemonic::Rdtscp);
+        let skipped =
+            matches!(instruction.mnemonic(), Mnemonic::Rdrand | Mnemonic::Rdseed | Mnemonic::Rdtsc | Mnemonic::Rdtscp);
         match planner.plan(&decoded, &bytes, mode) {
             Plan::Copy(_) | Plan::Rule if !skipped => return Some((bytes, instruction)),
             _ => {}

@@ -14,12 +14,12 @@ mod lower;
 mod memory;
 mod stubs;
 
-use crate::blocks::{self, Block, BlockId, Blocks, Decoded, Mode};
+use crate::blocks::{self, Block, BlockId, Blocks, Decoded, Key, Mode};
 use crate::fault::Fault;
 use crate::interp::{self, Delivered};
 use crate::mmu::Kind;
-use crate::state::{Bits, Core, JUMPS, Jump, cr4, flag};
-use crate::tlb::{self, VIEWS, View};
+use crate::state::{Bits, Core, FarJump, JUMPS, Jump, cr4, flag};
+use crate::tlb::{self, VIEWS};
 use form::Planner;
 use hv::{Error, Pending};
 use lower::Lowering;
@@ -96,6 +96,8 @@ pub struct Translated {
     pub entry_saved: u64,
     /// Executable address of the entry that finds the flags in the host's.
     pub entry_host: u64,
+    /// Instruction pointer of the block.
+    pub rip: u64,
     /// Links that lead here.
     pub incoming: Vec<u32>,
 }
@@ -112,10 +114,6 @@ pub struct Translator {
     links: Vec<Link>,
     /// Links into other pages, by whether the target's mapping is global.
     crossing: [Vec<u32>; 2],
-    /// Slots of the jump tables in use, per view.
-    used_jumps: [Vec<u16>; VIEWS],
-    /// The jump table of a view holds blocks in pages that are not global.
-    jump_local: [bool; VIEWS],
     /// Guest addresses whose blocks are translated: all, but for a search after the block that goes wrong.
     range: RangeInclusive<u64>,
     /// Times a block is interpreted before it is translated.
@@ -160,8 +158,6 @@ impl Translator {
             decoded: Vec::new(),
             links: Vec::new(),
             crossing: [Vec::new(), Vec::new()],
-            used_jumps: Default::default(),
-            jump_local: [false; VIEWS],
             range: translated_range(),
             warm: WARM,
             pending_link: None,
@@ -252,12 +248,13 @@ impl Translator {
         block.translated = Some(Translated {
             entry_saved: base + u64::from(lowered.entry_saved),
             entry_host: base + u64::from(lowered.entry_host),
+            rip: block.key.rip,
             incoming: Vec::new(),
         });
     }
 
     /// Links the jump that was taken last to the block it led to.
-    fn link_pending(&mut self, core: &Core, blocks: &mut Blocks, id: BlockId) {
+    fn link_pending(&mut self, core: &mut Core, blocks: &mut Blocks, id: BlockId) {
         let Some(number) = self.pending_link.take() else { return };
         let link = &mut self.links[number as usize];
         let source = &blocks.list[link.block as usize];
@@ -266,10 +263,9 @@ impl Translator {
         if !fits || link.patch == 0 || link.linked.is_some() {
             return;
         }
-        let user = core.cpl() == 3;
         if link.crosses || target.key.second.is_some() {
-            let global = core.itlb.is_global(user, link.target)
-                && (target.key.second.is_none() || core.itlb.is_global(user, (link.target | 0xFFF).wrapping_add(1)));
+            let global = is_global(core, link.target)
+                && (target.key.second.is_none() || is_global(core, (link.target | 0xFFF).wrapping_add(1)));
             self.crossing[usize::from(global)].push(number);
         }
         link.linked = Some(id);
@@ -285,40 +281,23 @@ impl Translator {
         }
     }
 
-    /// Puts a block into the jump table of its view and returns its entry.
+    /// Puts a block into the jump tables and returns its entry.
     fn enter_in_table(&mut self, core: &mut Core, block: &Block) -> u64 {
-        let view = block.key.mode.view() as usize;
         let entry = block.translated.as_ref().map_or(0, |translated| translated.entry_saved);
-        if core.jump_mode[view] != block.key.mode {
-            self.flush_table(core, view);
-            core.jump_mode[view] = block.key.mode;
+        let Key { rip, mode, offset, second } = block.key;
+        if second.is_none() {
+            core.far_jumps[FarJump::slot(rip)] = FarJump { rip, offset, mode, host: entry };
         }
-        let slot = block.key.rip as usize & (JUMPS - 1);
-        if core.jumps[view][slot].host == 0 {
-            self.used_jumps[view].push(slot as u16);
-        }
-        core.jumps[view][slot] = Jump { rip: block.key.rip, host: entry };
-        let user = view == View::User as usize;
-        let pages = [Some(block.key.rip), block.key.second.map(|_| (block.key.rip | 0xFFF).wrapping_add(1))];
-        if pages.into_iter().flatten().any(|page| !core.itlb.is_global(user, page)) {
-            self.jump_local[view] = true;
-        }
+        enter_jump(core, mode, rip, second.is_some(), entry);
         entry
-    }
-
-    fn flush_table(&mut self, core: &mut Core, view: usize) {
-        for slot in self.used_jumps[view].drain(..) {
-            core.jumps[view][slot as usize] = Jump::empty(slot as usize);
-        }
-        self.jump_local[view] = false;
     }
 
     /// After a change of mappings: of non-global ones, or of any.
     pub fn flush_jumps(&mut self, core: &mut Core, any: bool) {
         let any = any || core.cr4 & cr4::PGE == 0;
         for view in 0..VIEWS {
-            if any || self.jump_local[view] {
-                self.flush_table(core, view);
+            if any || core.jump_local[view] {
+                flush_jumps(core, view);
             }
         }
         for global in 0..=usize::from(any) {
@@ -334,8 +313,15 @@ impl Translator {
         for &number in &translated.incoming {
             Self::unlink(&mut self.code, &mut self.links[number as usize]);
         }
-        for view in 0..VIEWS {
-            self.flush_table(core, view);
+        let far = &mut core.far_jumps[FarJump::slot(translated.rip)];
+        if far.host == translated.entry_saved {
+            *far = FarJump::EMPTY;
+        }
+        let slot = translated.rip as usize & (JUMPS - 1);
+        for view in &mut core.jumps {
+            if view[slot].host == translated.entry_saved {
+                view[slot] = Jump::empty(slot);
+            }
         }
         self.pending_link = None;
     }
@@ -351,8 +337,9 @@ impl Translator {
         self.crossing = [Vec::new(), Vec::new()];
         self.pending_link = None;
         for view in 0..VIEWS {
-            self.flush_table(core, view);
+            flush_jumps(core, view);
         }
+        core.far_jumps.fill(FarJump::EMPTY);
         core.code_map_flush = 2;
     }
 
@@ -409,6 +396,59 @@ fn set_gs_base(base: u64) {
             current.set(base);
         }
     });
+}
+
+/// Puts an entry into the jump table of a view. `spans`: the block goes on in the next page.
+fn enter_jump(core: &mut Core, mode: Mode, rip: u64, spans: bool, host: u64) {
+    let view = mode.view() as usize;
+    if core.jump_mode[view] != mode {
+        flush_jumps(core, view);
+        core.jump_mode[view] = mode;
+    }
+    let slot = rip as usize & (JUMPS - 1);
+    if core.jumps[view][slot].host == 0 {
+        core.used_jumps[view].push(slot as u16);
+    }
+    core.jumps[view][slot] = Jump { rip, host };
+    if !core.jump_local[view] {
+        let next = spans.then(|| (rip | 0xFFF).wrapping_add(1));
+        core.jump_local[view] = [Some(rip), next].into_iter().flatten().any(|page| !is_global(core, page));
+    }
+}
+
+/// Whether the code page of an instruction pointer is mapped globally.
+fn is_global(core: &mut Core, rip: u64) -> bool {
+    let user = core.cpl() == 3;
+    // The page may have fallen out of the instruction TLB since it was executed last.
+    core.fetch_address(rip).is_ok() && core.itlb.is_global(user, rip)
+}
+
+/// Empties the jump table of a view.
+fn flush_jumps(core: &mut Core, view: usize) {
+    for slot in std::mem::take(&mut core.used_jumps[view]) {
+        core.jumps[view][slot as usize] = Jump::empty(slot as usize);
+    }
+    core.jump_local[view] = false;
+}
+
+/// The jump table has no entry for RIP: looks in the table behind it. Returns the host address to go on at, or 0 when the
+/// dispatcher has to look. Runs with the guest's vector registers live, as [`resolve_memory`].
+extern "C" fn find_target(core: &mut Core) -> u64 {
+    if core.poll.load(Ordering::Relaxed) != 0 || core.code_map_flush != 0 {
+        return 0;
+    }
+    let mode = Mode::of(core);
+    let far = core.far_jumps[FarJump::slot(core.rip)];
+    if far.rip != core.rip || far.mode != mode || far.host == 0 {
+        return 0;
+    }
+    // A fault of the fetch is the dispatcher's to raise.
+    let Ok(physical) = core.fetch_address(far.rip) else { return 0 };
+    if core.memory.offset(physical, 1) != Some(far.offset) {
+        return 0;
+    }
+    enter_jump(core, mode, far.rip, false, far.host);
+    far.host
 }
 
 /// What [`resolve_memory`] returns in RAX and RDX.

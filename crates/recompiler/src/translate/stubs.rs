@@ -10,7 +10,7 @@
 use super::asm::{Asm, host};
 use super::encode::Rm;
 use super::lower::{HOMES, Home, home};
-use super::{interpret_site, resolve_memory};
+use super::{find_target, interpret_site, resolve_memory};
 use crate::state::layout;
 
 const FRAME: i32 = 536;
@@ -78,12 +78,8 @@ pub fn emit(asm: &mut Asm, avx: bool) -> Stubs {
     stubs.poll = asm.here();
     asm.op(false, &[0x89], host::RCX, Rm::Gs(layout::EXIT_LINK));
     let leave_poll = leave_with(asm, exit::POLL);
-    stubs.indirect = asm.here();
-    asm.store(Rm::Gs(layout::RIP), host::RAX);
-    let leave_indirect = leave_with(asm, exit::INDIRECT);
-    for fixup in [leave_link, leave_poll, leave_indirect] {
-        asm.bind(fixup);
-    }
+    asm.bind(leave_link);
+    asm.bind(leave_poll);
     store_registers(asm);
     save_vectors(asm, mask);
     let tail = asm.here();
@@ -92,6 +88,24 @@ pub fn emit(asm: &mut Asm, avx: bool) -> Stubs {
         pop(asm, register);
     }
     asm.raw(&[0xC3]);
+
+    // The jump table has no entry: ask for one, and leave when there is none.
+    stubs.indirect = asm.here();
+    asm.store(Rm::Gs(layout::RIP), host::RAX);
+    store_registers(asm);
+    move_vectors(asm, avx, true);
+    call(asm, find_target as *const () as u64);
+    move_vectors(asm, avx, false);
+    asm.op(true, &[0x85], host::RAX, Rm::Register(host::RAX));
+    let not_found = asm.jcc_forward(4);
+    asm.store(Rm::Gs(layout::RESUME), host::RAX);
+    load_registers(asm);
+    asm.op(false, &[0xFF], 4, Rm::Gs(layout::RESUME));
+    asm.bind(not_found);
+    save_vectors(asm, mask);
+    asm.op(false, &[0xC7], 0, Rm::Gs(layout::EXIT));
+    asm.dword(exit::INDIRECT);
+    asm.jmp(tail);
 
     // A lookup missed: ask Rust for the bytes' host address, with only the vector registers in the way.
     stubs.memory = asm.here();
