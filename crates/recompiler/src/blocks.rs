@@ -195,9 +195,17 @@ pub struct Blocks {
     pub list: Vec<Block>,
     by_key: FxHashMap<Key, BlockId>,
     by_page: FxHashMap<u64, Vec<BlockId>>,
+    /// Numbers of blocks that were dropped.
+    free: Vec<BlockId>,
+    /// Blocks that were decoded since the last [`Self::drop_cold`].
+    fresh: usize,
     /// Blocks dropped because the guest wrote to them.
     pub invalidations: u64,
 }
+
+/// Blocks decoded before those that were never translated are dropped: code that ran once, as much of a booting system's
+/// does.
+const FRESH: usize = 8192;
 
 /// What there is at an instruction pointer.
 pub enum Found {
@@ -269,8 +277,7 @@ impl Blocks {
         if again != bytes {
             return single(core, key.mode);
         }
-        let id = self.list.len() as BlockId;
-        self.list.push(Block {
+        let block = Block {
             key,
             size: size as u32,
             code: code.into_boxed_slice(),
@@ -278,7 +285,18 @@ impl Blocks {
             entered: 0,
             translated: None,
             valid: true,
-        });
+        };
+        self.fresh += 1;
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.list[id as usize] = block;
+                id
+            }
+            None => {
+                self.list.push(block);
+                self.list.len() as BlockId - 1
+            }
+        };
         self.by_key.insert(key, id);
         for (offset, _) in pieces(key, size) {
             self.by_page.entry(offset >> 12).or_default().push(id);
@@ -316,12 +334,46 @@ impl Blocks {
         }
     }
 
+    /// Whether it is time for [`Self::drop_cold`].
+    pub fn crowded(&self) -> bool {
+        self.fresh > FRESH
+    }
+
+    /// Drops the blocks that were never translated. Numbers of blocks that the caller keeps become stale.
+    pub fn drop_cold(&mut self, core: &Core) {
+        self.fresh = 0;
+        let list = &mut self.list;
+        self.by_key.retain(|_, &mut id| {
+            let block = &mut list[id as usize];
+            if block.translated.is_none() {
+                block.valid = false;
+                block.code = Box::default();
+                block.bytes = Box::default();
+            }
+            block.valid
+        });
+        self.by_page.retain(|&page, ids| {
+            ids.retain(|&id| list[id as usize].valid);
+            let mut granules = 0;
+            for &id in &*ids {
+                let here = list[id as usize].pieces().filter(|(start, _)| start >> 12 == page);
+                here.for_each(|(start, length)| granules |= Shared::granules_of(start, length));
+            }
+            core.shared.set_granules(core.id, page, granules);
+            !ids.is_empty()
+        });
+        self.by_key.shrink_to_fit();
+        self.free = (0..list.len() as BlockId).filter(|&id| !list[id as usize].valid).collect();
+    }
+
     /// Drops everything.
     pub fn clear(&mut self, core: &Core) {
         for &page in self.by_page.keys() {
             core.shared.set_granules(core.id, page, 0);
         }
         self.list.clear();
+        self.free.clear();
+        self.fresh = 0;
         self.by_key.clear();
         self.by_page.clear();
     }

@@ -270,6 +270,10 @@ impl RecompilerVcpu {
         let id = if near.rip == self.core.rip && near.mode == mode && near.generation == self.generation {
             near.block
         } else {
+            if self.blocks.crowded() {
+                self.blocks.drop_cold(&self.core);
+                self.generation += 1;
+            }
             match self.blocks.find(&mut self.core, mode)? {
                 Found::Block(id) => {
                     self.near[slot] = NearEntry { rip: self.core.rip, mode, block: id, generation: self.generation };

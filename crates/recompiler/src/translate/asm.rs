@@ -200,9 +200,9 @@ impl Asm {
         self.bytes[fixup.0..fixup.0 + 4].copy_from_slice(&distance.to_le_bytes());
     }
 
-    /// Address of a forward reference's displacement, for patching later.
-    pub fn address(&self, fixup: Fixup) -> u64 {
-        self.base + fixup.0 as u64
+    /// Offset of a forward reference's displacement in the code, for patching later.
+    pub fn offset(&self, fixup: Fixup) -> u32 {
+        fixup.0 as u32
     }
 }
 

@@ -1143,7 +1143,7 @@ impl<'a> Lowering<'a> {
             return;
         }
         let from = self.asm.jmp_forward();
-        self.links[link as usize].patch = self.asm.address(from);
+        self.links[link as usize].patch = self.asm.offset(from);
         self.cold.push(Cold::Exit { from, link, host_flags, poll: false });
     }
 
@@ -1200,7 +1200,7 @@ impl<'a> Lowering<'a> {
                 Cold::Exit { from, link, host_flags, poll } => {
                     asm.bind(from);
                     if !poll {
-                        self.links[link as usize].cold = asm.here();
+                        self.links[link as usize].cold = asm.bytes.len() as u32;
                     }
                     if host_flags {
                         asm.raw(&[0x9F, 0x0F, 0x90, 0xC0, 0x65, 0x66, 0x89, 0x04, 0x25]);

@@ -82,11 +82,11 @@ impl CodeMemory {
         self.used = keep.min(self.used);
     }
 
-    /// Overwrites the displacement at an executable address so that the jump it belongs to leads to `target`.
-    pub fn patch_jump(&mut self, at: u64, target: u64) {
-        let offset = (at - self.base()) as usize;
+    /// Overwrites the displacement at an offset so that the jump it belongs to leads to the address `target`.
+    pub fn patch_jump(&mut self, offset: u32, target: u64) {
+        let offset = offset as usize;
         assert!(offset + 4 <= self.used);
-        let displacement = target.wrapping_sub(at + 4) as u32;
+        let displacement = target.wrapping_sub(self.base() + offset as u64 + 4) as u32;
         // SAFETY: inside the writable mapping (checked above). Only the owning vCPU's thread runs this code, and it is
         // here now.
         unsafe { self.writable.add(offset).cast::<u32>().write_unaligned(displacement) };

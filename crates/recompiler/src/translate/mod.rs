@@ -35,7 +35,7 @@ const CODE_SIZE: usize = 48 << 20;
 const MAX_BLOCK: usize = 64 << 10;
 
 /// Times a block is interpreted before it is translated.
-const WARM: u32 = 2;
+const WARM: u32 = 4;
 
 /// Why an instruction of translated code may need Rust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,10 +78,10 @@ pub struct Link {
     pub block: BlockId,
     /// Guest address it leads to.
     pub target: u64,
-    /// Executable address of the jump's displacement.
-    pub patch: u64,
-    /// Code that leaves to the dispatcher.
-    pub cold: u64,
+    /// The jump's displacement: offset in the code memory; 0 when there is none to patch.
+    pub patch: u32,
+    /// Code that leaves to the dispatcher: offset in the code memory.
+    pub cold: u32,
     /// The flags are in the host's only.
     pub host_flags: bool,
     /// Into another page.
@@ -218,7 +218,7 @@ impl Translator {
     /// Translates a block.
     fn translate(&mut self, blocks: &mut Blocks, id: BlockId) {
         let block = &blocks.list[id as usize];
-        let first_site = self.sites.len();
+        let (first_site, first_link) = (self.sites.len(), self.links.len());
         let base = self.code.next();
         let key = block.key;
         let lowering = Lowering::new(
@@ -237,6 +237,12 @@ impl Translator {
             site.join += offset;
             if site.after != 0 {
                 site.after += offset;
+            }
+        }
+        for link in &mut self.links[first_link..] {
+            link.cold += offset;
+            if link.patch != 0 {
+                link.patch += offset;
             }
         }
         self.code.append(&lowered.bytes);
@@ -277,7 +283,7 @@ impl Translator {
 
     fn unlink(code: &mut CodeMemory, link: &mut Link) {
         if link.linked.take().is_some() {
-            code.patch_jump(link.patch, link.cold);
+            code.patch_jump(link.patch, code.base() + u64::from(link.cold));
         }
     }
 
