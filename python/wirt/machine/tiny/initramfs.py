@@ -1,11 +1,15 @@
-"""The initramfs of the guest "tiny": BusyBox, virtio drivers, and the files below `rootfs/` beside this."""
+"""The initramfs of the guest "tiny": BusyBox, drivers, and the files below `rootfs/` beside this."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from wirt.machine.tiny import cpio, modules
 
-DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng")
+DRIVERS = (
+    *("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng"),
+    *("button", "evdev"),
+)
+"""The machine's devices; the power button, and the file by which acpid hears of it."""
 
 _ROOTFS = Path(__file__).parent / "rootfs"
 _EMPTY_DIRECTORIES = ("dev", "mnt", "proc", "run", "sys", "tmp")
