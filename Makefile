@@ -32,7 +32,7 @@ test-rust: $(VENV)/test
 	cargo test --workspace --quiet
 
 test-python: $(VENV)/test $(VENV)/core
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 bench: $(VENV)/test $(VENV)/core
 	@tools/prepare bench
