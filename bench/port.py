@@ -1,23 +1,19 @@
 """What a port write costs a guest when Rust handles it, and when a Python device does.
 
-    .venv/bin/python bench/port_exit.py [kvm|recompiler ...]
-
-Prints the microseconds for each write, median of 5 runs of 1,000 writes, less the loop around them. The Rust
-device is the scratch register of COM1.
+A thousand writes in a loop, less the loop around them.
 """
 
 from __future__ import annotations
 
-import statistics
-import sys
 import time
-from collections.abc import Sequence
+from statistics import median
 
 import wirt
+from bench import peers
+from bench.report import Section
 from wirt import _core
 
 ROUNDS = 1000
-RUNS = 5
 CODE = 0x1000
 SCRATCH_REGISTER = 0x3FF
 PYTHON_PORT = 0x500
@@ -65,26 +61,26 @@ def seconds(accelerator: str, port: int | None) -> float:
     return (clock.times[1] - clock.times[0]) / 1e9
 
 
-def measure(accelerator: str) -> None:
-    """Print one line."""
-    empty, rust, python = (
-        statistics.median(seconds(accelerator, port) for _ in range(RUNS))
-        for port in (None, SCRATCH_REGISTER, PYTHON_PORT)
+def measure(quick: bool) -> Section:
+    """Take the time of port writes under both accelerators."""
+    section = Section(
+        "port",
+        "What a port write costs a guest, in microseconds.",
+        ("", "Rust device", "Python device"),
+        notes=[f"The Rust device is the scratch register of COM1. Here is {_core.probe().verdict} KVM."],
+        versions=[f"wirt: {peers.wirt().version}"],
+        data={},
     )
-    print(
-        f"{accelerator:10}  Rust device {(rust - empty) / ROUNDS * 1e6:6.2f} us"
-        f"  Python device {(python - empty) / ROUNDS * 1e6:6.2f} us"
-        f"  (a port write, {_core.probe().verdict} KVM)"
-    )
-
-
-def main(accelerators: Sequence[str]) -> None:
-    for accelerator in accelerators or ("kvm", "recompiler"):
+    for accelerator in ("kvm", "recompiler"):
         try:
-            measure(accelerator)
+            empty, rust, python = (
+                median([seconds(accelerator, port) for _ in range(3 if quick else 9)])
+                for port in (None, SCRATCH_REGISTER, PYTHON_PORT)
+            )
         except wirt.Error as error:
-            print(f"{accelerator:10}  {error}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+            section.notes.append(f"{accelerator}: {error}")
+            continue
+        costs = [(time - empty) / ROUNDS * 1e6 for time in (rust, python)]
+        section.rows.append((accelerator, *(f"{cost:.2f}" for cost in costs)))
+        section.data[accelerator] = dict(zip(("rust_us", "python_us"), costs, strict=True))
+    return section

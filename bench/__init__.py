@@ -1,0 +1,1 @@
+"""The benchmarks: `make bench`, or `.venv/bin/python -m bench --help`."""
