@@ -1,31 +1,33 @@
 //! The translator: guest blocks become host code.
 //!
 //! `form` decides how each instruction is translated, `flags` which flags are wanted, `lower` emits a block, `stubs` are
-//! the code around blocks, `memory` is where it all lies. This file owns the code: it places blocks, links them,
-//! takes links back when the guest changes its code or its mappings, and runs it.
+//! the code around blocks, `memory` is where it all lies. `jumps` links blocks, and takes links back when the guest
+//! changes its code or its mappings; `callbacks` is what translated code calls. This file owns the code: it places
+//! blocks and runs them.
 
 mod asm;
+mod callbacks;
 mod encode;
 mod flags;
 mod form;
+mod jumps;
 #[cfg(test)]
 mod lockstep;
 mod lower;
 mod memory;
 mod stubs;
 
-use crate::blocks::{self, Block, BlockId, Blocks, Decoded, Key, Mode};
+use crate::blocks::{Block, BlockId, Blocks, Decoded, Mode};
 use crate::fault::Fault;
-use crate::interp::{self, Delivered};
-use crate::mmu::Kind;
-use crate::state::{Bits, Core, FarJump, JUMPS, Jump, cr4, flag};
-use crate::tlb::{self, VIEWS};
+use crate::state::{Bits, Core, FarJump};
+use crate::tlb::VIEWS;
+use callbacks::{flags_to_saved, saved_to_flags};
 use form::Planner;
-use hv::{Error, Pending};
+use hv::Error;
+use jumps::flush_jumps;
 use lower::Lowering;
 use memory::CodeMemory;
 use std::ops::RangeInclusive;
-use std::sync::atomic::Ordering;
 use stubs::{Stubs, exit};
 
 /// Bytes of host code one vCPU keeps before it starts afresh.
@@ -221,16 +223,7 @@ impl Translator {
         let (first_site, first_link) = (self.sites.len(), self.links.len());
         let base = self.code.next();
         let key = block.key;
-        let lowering = Lowering::new(
-            base,
-            key.mode,
-            id,
-            key.rip,
-            &self.stubs,
-            &mut self.sites,
-            &mut self.decoded,
-            &mut self.links,
-        );
+        let lowering = Lowering::new(base, key, id, &self.stubs, &mut self.sites, &mut self.decoded, &mut self.links);
         let lowered = lowering.translate(&mut self.planner, block);
         let offset = (base - self.code.base()) as u32;
         for site in &mut self.sites[first_site..] {
@@ -257,79 +250,6 @@ impl Translator {
             rip: block.key.rip,
             incoming: Vec::new(),
         });
-    }
-
-    /// Links the jump that was taken last to the block it led to.
-    fn link_pending(&mut self, core: &mut Core, blocks: &mut Blocks, id: BlockId) {
-        let Some(number) = self.pending_link.take() else { return };
-        let link = &mut self.links[number as usize];
-        let source = &blocks.list[link.block as usize];
-        let target = &blocks.list[id as usize];
-        let fits = source.valid && target.valid && link.target == target.key.rip && source.key.mode == target.key.mode;
-        if !fits || link.patch == 0 || link.linked.is_some() {
-            return;
-        }
-        if link.crosses || target.key.second.is_some() {
-            let global = is_global(core, link.target)
-                && (target.key.second.is_none() || is_global(core, (link.target | 0xFFF).wrapping_add(1)));
-            self.crossing[usize::from(global)].push(number);
-        }
-        link.linked = Some(id);
-        let Some(translated) = &mut blocks.list[id as usize].translated else { return };
-        translated.incoming.push(number);
-        let entry = if link.host_flags { translated.entry_host } else { translated.entry_saved };
-        self.code.patch_jump(link.patch, entry);
-    }
-
-    fn unlink(code: &mut CodeMemory, link: &mut Link) {
-        if link.linked.take().is_some() {
-            code.patch_jump(link.patch, code.base() + u64::from(link.cold));
-        }
-    }
-
-    /// Puts a block into the jump tables and returns its entry.
-    fn enter_in_table(&mut self, core: &mut Core, block: &Block) -> u64 {
-        let entry = block.translated.as_ref().map_or(0, |translated| translated.entry_saved);
-        let Key { rip, mode, offset, second } = block.key;
-        if second.is_none() {
-            core.far_jumps[FarJump::slot(rip)] = FarJump { rip, offset, mode, host: entry };
-        }
-        enter_jump(core, mode, rip, second.is_some(), entry);
-        entry
-    }
-
-    /// After a change of mappings: of non-global ones, or of any.
-    pub fn flush_jumps(&mut self, core: &mut Core, any: bool) {
-        let any = any || core.cr4 & cr4::PGE == 0;
-        for view in 0..VIEWS {
-            if any || core.jump_local[view] {
-                flush_jumps(core, view);
-            }
-        }
-        for global in 0..=usize::from(any) {
-            for number in std::mem::take(&mut self.crossing[global]) {
-                Self::unlink(&mut self.code, &mut self.links[number as usize]);
-            }
-        }
-        self.pending_link = None;
-    }
-
-    /// A block was invalidated: nothing may lead to it any more.
-    pub fn retire(&mut self, core: &mut Core, translated: &Translated) {
-        for &number in &translated.incoming {
-            Self::unlink(&mut self.code, &mut self.links[number as usize]);
-        }
-        let far = &mut core.far_jumps[FarJump::slot(translated.rip)];
-        if far.host == translated.entry_saved {
-            *far = FarJump::EMPTY;
-        }
-        let slot = translated.rip as usize & (JUMPS - 1);
-        for view in &mut core.jumps {
-            if view[slot].host == translated.entry_saved {
-                view[slot] = Jump::empty(slot);
-            }
-        }
-        self.pending_link = None;
     }
 
     /// Forgets all code.
@@ -376,18 +296,6 @@ fn translated_range() -> RangeInclusive<u64> {
     std::env::var("WIRT_TRANSLATE").ok().and_then(parse).unwrap_or(0..=u64::MAX)
 }
 
-/// RFLAGS as SETO and LAHF would save the arithmetic flags.
-fn flags_to_saved(rflags: u64) -> u32 {
-    (rflags as u32 & 0xD5) << 8 | u32::from(rflags & flag::OF != 0)
-}
-
-/// RFLAGS with the arithmetic flags as saved by SETO and LAHF.
-fn saved_to_flags(rflags: u64, saved: u32) -> u64 {
-    let low = u64::from(saved >> 8) & (flag::ARITHMETIC & 0xFF);
-    let overflow = if saved & 1 != 0 { flag::OF } else { 0 };
-    rflags & !flag::ARITHMETIC | low | overflow
-}
-
 /// Points the GS segment of the host at the core.
 fn set_gs_base(base: u64) {
     use std::cell::Cell;
@@ -402,175 +310,4 @@ fn set_gs_base(base: u64) {
             current.set(base);
         }
     });
-}
-
-/// Puts an entry into the jump table of a view. `spans`: the block goes on in the next page.
-fn enter_jump(core: &mut Core, mode: Mode, rip: u64, spans: bool, host: u64) {
-    let view = mode.view() as usize;
-    if core.jump_mode[view] != mode {
-        flush_jumps(core, view);
-        core.jump_mode[view] = mode;
-    }
-    let slot = rip as usize & (JUMPS - 1);
-    if core.jumps[view][slot].host == 0 {
-        core.used_jumps[view].push(slot as u16);
-    }
-    core.jumps[view][slot] = Jump { rip, host };
-    if !core.jump_local[view] {
-        let next = spans.then(|| (rip | 0xFFF).wrapping_add(1));
-        core.jump_local[view] = [Some(rip), next].into_iter().flatten().any(|page| !is_global(core, page));
-    }
-}
-
-/// Whether the code page of an instruction pointer is mapped globally.
-fn is_global(core: &mut Core, rip: u64) -> bool {
-    let user = core.cpl() == 3;
-    // The page may have fallen out of the instruction TLB since it was executed last.
-    core.fetch_address(rip).is_ok() && core.itlb.is_global(user, rip)
-}
-
-/// Empties the jump table of a view.
-fn flush_jumps(core: &mut Core, view: usize) {
-    for slot in std::mem::take(&mut core.used_jumps[view]) {
-        core.jumps[view][slot as usize] = Jump::empty(slot as usize);
-    }
-    core.jump_local[view] = false;
-}
-
-/// The jump table has no entry for RIP: looks in the table behind it. Returns the host address to go on at, or 0 when the
-/// dispatcher has to look. Runs with the guest's vector registers live, as [`resolve_memory`].
-extern "C" fn find_target(core: &mut Core) -> u64 {
-    if core.poll.load(Ordering::Relaxed) != 0 || core.code_map_flush != 0 {
-        return 0;
-    }
-    let mode = Mode::of(core);
-    let far = core.far_jumps[FarJump::slot(core.rip)];
-    if far.rip != core.rip || far.mode != mode || far.host == 0 {
-        return 0;
-    }
-    // A fault of the fetch is the dispatcher's to raise.
-    let Ok(physical) = core.fetch_address(far.rip) else { return 0 };
-    if core.memory.offset(physical, 1) != Some(far.offset) {
-        return 0;
-    }
-    enter_jump(core, mode, far.rip, false, far.host);
-    far.host
-}
-
-/// What [`resolve_memory`] returns in RAX and RDX.
-#[repr(C)]
-pub struct Resolved {
-    /// Executable address to go on at, or 0: interpret the instruction.
-    resume: u64,
-    /// Host address of the bytes.
-    host: u64,
-}
-
-/// A lookup missed at `linear`: finds the bytes. Runs with the guest's vector registers live in the host's (the stub
-/// keeps them) and with its MXCSR: no floating point, no devices.
-extern "C" fn resolve_memory(core: &mut Core, linear: u64, site: u32) -> Resolved {
-    const INTERPRET: Resolved = Resolved { resume: 0, host: 0 };
-    let Some(site) = site_at(core, site) else { return INTERPRET };
-    let size = u64::from(site.size);
-    if (linear & 0xFFF) + size > 4096 || site.aligned && linear & (size - 1) != 0 {
-        return INTERPRET;
-    }
-    let view = site.mode.view();
-    let (kind, write) = match site.kind {
-        SiteKind::Read => (Kind::Read, false),
-        _ => (Kind::Write, true),
-    };
-    let found = match core.translate_page(view, linear, kind) {
-        Ok(found) => found,
-        // Nothing of the instruction is done before its last access is looked up.
-        Err(fault) if site.mode.fpu() => {
-            core.rip = site.rip;
-            core.rflags = saved_to_flags(core.rflags, core.flags);
-            let resume = raise(core, fault);
-            return Resolved { resume: if resume == 0 { stubs::LEAVE } else { resume }, host: 0 };
-        }
-        Err(_) => return INTERPRET,
-    };
-    let entry = &core.tlb.entries[view as usize][tlb::slot(linear)];
-    let offset = linear.wrapping_sub(if write { entry.write } else { entry.read });
-    let resume = core.code_base + u64::from(site.join);
-    if offset < 4096 {
-        return Resolved { resume, host: entry.host + offset };
-    }
-    // Data beside code: no translation is touched.
-    if write {
-        if let Some(host) = core.host_beside_code(found.physical, size) {
-            return Resolved { resume, host: host as u64 };
-        }
-    }
-    INTERPRET
-}
-
-/// Interprets the instruction of a site. Returns the executable address to go on at, or 0 when the dispatcher has to look:
-/// RIP is right then.
-extern "C" fn interpret_site(core: &mut Core, site: u32) -> u64 {
-    let Some(site) = site_at(core, site) else {
-        core.shutdown = true;
-        return 0;
-    };
-    core.rip = site.rip;
-    core.rflags = saved_to_flags(core.rflags, core.flags);
-    let decoded = match site.kind {
-        // SAFETY: an interpreted site's number is that of an element, and the elements do not move while translated code
-        // runs.
-        SiteKind::Interpret => Ok(unsafe { (*(core.decoded as *const Decoded).add(site.decoded as usize)).clone() }),
-        _ => blocks::fetch_one(core),
-    };
-    if let Err(fault) = decoded.and_then(|decoded| interp::step(core, &decoded.instruction, decoded.handler)) {
-        return raise(core, fault);
-    }
-    core.flags = flags_to_saved(core.rflags);
-    let behind = core.rip == site.rip.wrapping_add(u64::from(site.length)) && site.after != 0;
-    match undisturbed(core) {
-        Some(mode) if behind && mode == site.mode => core.code_base + u64::from(site.after),
-        Some(mode) => translated_at_rip(core, mode),
-        None => 0,
-    }
-}
-
-/// Delivers a fault in the middle of translated code. Returns where its handler's translation is, or 0.
-fn raise(core: &mut Core, fault: Fault) -> u64 {
-    if let Delivered::TripleFault = core.deliver_fault(fault) {
-        core.shutdown = true;
-    }
-    core.flags = flags_to_saved(core.rflags);
-    match undisturbed(core) {
-        Some(mode) if !core.shutdown => translated_at_rip(core, mode),
-        _ => 0,
-    }
-}
-
-/// The processor's mode, when nothing needs the dispatcher's attention.
-fn undisturbed(core: &Core) -> Option<Mode> {
-    let quiet = core.poll.load(Ordering::Relaxed) == 0
-        && core.code_map_flush == 0
-        && !core.halted
-        && !core.interrupt_shadow
-        && !blocks::debugged(core)
-        && !interruptible(core);
-    quiet.then(|| Mode::of(core))
-}
-
-/// The jump table's entry for the instruction pointer, or 0.
-fn translated_at_rip(core: &Core, mode: Mode) -> u64 {
-    let view = mode.view() as usize;
-    let jump = core.jumps[view][core.rip as usize & (JUMPS - 1)];
-    if core.jump_mode[view] == mode && jump.rip == core.rip { jump.host } else { 0 }
-}
-
-fn interruptible(core: &Core) -> bool {
-    core.rflags & flag::IF != 0 && core.lapic.as_ref().is_some_and(|lapic| lapic.pending().contains(Pending::INTR))
-}
-
-fn site_at(core: &Core, site: u32) -> Option<Site> {
-    if site >= core.site_count {
-        return None;
-    }
-    // SAFETY: `sites` points at `site_count` sites, which do not move while translated code runs.
-    Some(unsafe { *(core.sites as *const Site).add(site as usize) })
 }

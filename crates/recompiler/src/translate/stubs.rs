@@ -8,9 +8,10 @@
 //! ```
 
 use super::asm::{Asm, host};
+use super::callbacks::{interpret_site, resolve_memory};
 use super::encode::Rm;
+use super::jumps::find_target;
 use super::lower::{HOMES, Home, home};
-use super::{find_target, interpret_site, resolve_memory};
 use crate::state::layout;
 
 const FRAME: i32 = 536;

@@ -1,0 +1,137 @@
+//! What translated code calls in Rust: a lookup that missed, an instruction for the interpreter.
+//!
+//! Both leave the arithmetic flags in the form of translated code (`Core::flags`), and say where it goes on.
+
+use super::jumps::translated_at_rip;
+use super::{Site, SiteKind, stubs};
+use crate::blocks::{self, Decoded, Mode};
+use crate::fault::Fault;
+use crate::interp::{self, Delivered};
+use crate::mmu::Kind;
+use crate::state::{Core, flag};
+use crate::tlb;
+use hv::Pending;
+use std::sync::atomic::Ordering;
+
+/// RFLAGS as SETO and LAHF would save the arithmetic flags.
+pub(super) fn flags_to_saved(rflags: u64) -> u32 {
+    (rflags as u32 & 0xD5) << 8 | u32::from(rflags & flag::OF != 0)
+}
+
+/// RFLAGS with the arithmetic flags as saved by SETO and LAHF.
+pub(super) fn saved_to_flags(rflags: u64, saved: u32) -> u64 {
+    let low = u64::from(saved >> 8) & (flag::ARITHMETIC & 0xFF);
+    let overflow = if saved & 1 != 0 { flag::OF } else { 0 };
+    rflags & !flag::ARITHMETIC | low | overflow
+}
+
+/// What [`resolve_memory`] returns in RAX and RDX.
+#[repr(C)]
+pub(super) struct Resolved {
+    /// Executable address to go on at, or 0: interpret the instruction.
+    resume: u64,
+    /// Host address of the bytes.
+    host: u64,
+}
+
+/// A lookup missed at `linear`: finds the bytes. Runs with the guest's vector registers live in the host's (the stub
+/// keeps them) and with its MXCSR: no floating point, no devices.
+pub(super) extern "C" fn resolve_memory(core: &mut Core, linear: u64, site: u32) -> Resolved {
+    const INTERPRET: Resolved = Resolved { resume: 0, host: 0 };
+    let Some(site) = site_at(core, site) else { return INTERPRET };
+    let size = u64::from(site.size);
+    if (linear & 0xFFF) + size > 4096 || site.aligned && linear & (size - 1) != 0 {
+        return INTERPRET;
+    }
+    let view = site.mode.view();
+    let (kind, write) = match site.kind {
+        SiteKind::Read => (Kind::Read, false),
+        _ => (Kind::Write, true),
+    };
+    let found = match core.translate_page(view, linear, kind) {
+        Ok(found) => found,
+        // Nothing of the instruction is done before its last access is looked up.
+        Err(fault) if site.mode.fpu() => {
+            core.rip = site.rip;
+            core.rflags = saved_to_flags(core.rflags, core.flags);
+            let resume = raise(core, fault);
+            return Resolved { resume: if resume == 0 { stubs::LEAVE } else { resume }, host: 0 };
+        }
+        Err(_) => return INTERPRET,
+    };
+    let entry = &core.tlb.entries[view as usize][tlb::slot(linear)];
+    let offset = linear.wrapping_sub(if write { entry.write } else { entry.read });
+    let resume = core.code_base + u64::from(site.join);
+    if offset < 4096 {
+        return Resolved { resume, host: entry.host + offset };
+    }
+    // Data beside code: no translation is touched.
+    if write {
+        if let Some(host) = core.host_beside_code(found.physical, size) {
+            return Resolved { resume, host: host as u64 };
+        }
+    }
+    INTERPRET
+}
+
+/// Interprets the instruction of a site. Returns the executable address to go on at, or 0 when the dispatcher has to look:
+/// RIP is right then.
+pub(super) extern "C" fn interpret_site(core: &mut Core, site: u32) -> u64 {
+    let Some(site) = site_at(core, site) else {
+        core.shutdown = true;
+        return 0;
+    };
+    core.rip = site.rip;
+    core.rflags = saved_to_flags(core.rflags, core.flags);
+    let decoded = match site.kind {
+        // SAFETY: an interpreted site's number is that of an element, and the elements do not move while translated code
+        // runs.
+        SiteKind::Interpret => Ok(unsafe { (*(core.decoded as *const Decoded).add(site.decoded as usize)).clone() }),
+        _ => blocks::fetch_one(core),
+    };
+    if let Err(fault) = decoded.and_then(|decoded| interp::step(core, &decoded.instruction, decoded.handler)) {
+        return raise(core, fault);
+    }
+    core.flags = flags_to_saved(core.rflags);
+    let behind = core.rip == site.rip.wrapping_add(u64::from(site.length)) && site.after != 0;
+    match undisturbed(core) {
+        Some(mode) if behind && mode == site.mode => core.code_base + u64::from(site.after),
+        Some(mode) => translated_at_rip(core, mode),
+        None => 0,
+    }
+}
+
+/// Delivers a fault in the middle of translated code. Returns where its handler's translation is, or 0.
+fn raise(core: &mut Core, fault: Fault) -> u64 {
+    if let Delivered::TripleFault = core.deliver_fault(fault) {
+        core.shutdown = true;
+    }
+    core.flags = flags_to_saved(core.rflags);
+    match undisturbed(core) {
+        Some(mode) if !core.shutdown => translated_at_rip(core, mode),
+        _ => 0,
+    }
+}
+
+/// The processor's mode, when nothing needs the dispatcher's attention.
+fn undisturbed(core: &Core) -> Option<Mode> {
+    let quiet = core.poll.load(Ordering::Relaxed) == 0
+        && core.code_map_flush == 0
+        && !core.halted
+        && !core.interrupt_shadow
+        && !blocks::debugged(core)
+        && !interruptible(core);
+    quiet.then(|| Mode::of(core))
+}
+
+fn interruptible(core: &Core) -> bool {
+    core.rflags & flag::IF != 0 && core.lapic.as_ref().is_some_and(|lapic| lapic.pending().contains(Pending::INTR))
+}
+
+fn site_at(core: &Core, site: u32) -> Option<Site> {
+    if site >= core.site_count {
+        return None;
+    }
+    // SAFETY: `sites` points at `site_count` sites, which do not move while translated code runs.
+    Some(unsafe { *(core.sites as *const Site).add(site as usize) })
+}

@@ -1,0 +1,169 @@
+//! Operands in memory: effective addresses, the TLB lookup, and the sites where Rust helps out.
+//!
+//! [`Lowering::address`] leaves the linear address in RAX, [`Lowering::lookup`] makes of it two scratch registers whose
+//! sum is the host's address. LEA is here, since it stops half-way.
+
+use super::flow::Cold;
+use super::{Home, Lowering, Unfit, home};
+use crate::blocks::Decoded;
+use crate::interp;
+use crate::state::{Bits, layout};
+use crate::tlb;
+use crate::translate::asm::{condition, host};
+use crate::translate::encode::Rm;
+use crate::translate::form::{Memory, general};
+use crate::translate::{Site, SiteKind};
+use iced_x86::{Instruction, OpAccess, Register};
+
+impl Lowering<'_> {
+    /// RAX = linear address of the memory operand. May destroy RCX.
+    pub(super) fn address(&mut self, instruction: &Instruction) -> Result<(), Unfit> {
+        let displacement = instruction.memory_displacement64();
+        let long = self.mode.bits() == Bits::B64;
+        if instruction.is_ip_rel_memory_operand() {
+            self.asm.mov_imm(host::RAX, instruction.ip_rel_memory_address());
+        } else {
+            let (base, index) = (instruction.memory_base(), instruction.memory_index());
+            if index.is_vector_register() || base.size() == 2 || index.size() == 2 {
+                return Err(Unfit);
+            }
+            let narrow = !long || base.size() == 4 || index.size() == 4;
+            if base == Register::None && index == Register::None {
+                let value = if narrow { displacement & 0xFFFF_FFFF } else { displacement };
+                self.asm.mov_imm(host::RAX, value);
+            } else {
+                let from = self.address_operand(base, index, instruction.memory_index_scale(), displacement as i32);
+                if narrow {
+                    self.asm.op(false, &[0x8D], host::RAX, from);
+                } else if let Rm::Base { base, displacement: 0 } = from {
+                    self.asm.mov(host::RAX, base);
+                } else {
+                    self.asm.lea(host::RAX, from);
+                }
+            }
+        }
+        let segment = instruction.memory_segment();
+        if matches!(segment, Register::FS | Register::GS) {
+            if !long {
+                return Err(Unfit);
+            }
+            self.asm.load(host::RCX, Rm::Gs(layout::segment_base(segment.number())));
+            self.asm.lea(host::RAX, Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 });
+        }
+        Ok(())
+    }
+
+    /// The guest's base and index as a host address, registers of the core loaded into RAX and RCX.
+    fn address_operand(&mut self, base: Register, index: Register, scale: u32, displacement: i32) -> Rm {
+        let scale = scale.trailing_zeros() as u8;
+        let load = |lowering: &mut Self, register: Register, scratch: u8| match home(
+            register.full_register().number() as u8
+        ) {
+            Home::Host(register) => register,
+            Home::Core(offset) => {
+                lowering.asm.load(scratch, Rm::Gs(offset));
+                scratch
+            }
+        };
+        let base = (base != Register::None).then(|| load(self, base, host::RAX));
+        let index = (index != Register::None).then(|| load(self, index, host::RCX));
+        match (base, index) {
+            (Some(base), Some(index)) => Rm::BaseIndex { base, index, scale, displacement },
+            (Some(base), None) => Rm::Base { base, displacement },
+            (None, Some(index)) => Rm::Index { index, scale, displacement },
+            (None, None) => Rm::Index { index: host::RSP, scale: 0, displacement },
+        }
+    }
+
+    /// Looks up the linear address in RAX: afterwards [RAX + RCX] is the host's bytes. Destroys the host's flags.
+    pub(super) fn lookup(&mut self, instruction: &Instruction, memory: Memory) -> u32 {
+        let tag = self.tlb_base + if memory.write { layout::TLB_WRITE } else { layout::TLB_READ };
+        let kind = if memory.write { SiteKind::Write } else { SiteKind::Read };
+        let site = self.site(instruction, kind, memory.size, memory.aligned);
+        let asm = &mut self.asm;
+        asm.mov32(host::RCX, host::RAX);
+        // shr ecx, 7; and ecx, slots
+        asm.raw(&[0xC1, 0xE9, 0x07]);
+        asm.group1(false, 4, Rm::Register(host::RCX), ((tlb::ENTRIES - 1) << 5) as i32);
+        // sub rax, gs:[rcx + tag]
+        asm.op(true, &[0x2B], host::RAX, Rm::GsIndexed { base: host::RCX, displacement: tag });
+        let mut from = Vec::new();
+        if memory.aligned && memory.size > 1 {
+            // test al, size - 1: SSE faults when it is not aligned, LOCK must not split a cache line.
+            asm.raw(&[0xA8, (memory.size - 1) as u8]);
+            from.push(asm.jcc_forward(condition::NE));
+        }
+        asm.group1(true, 7, Rm::Register(host::RAX), 4096 - i32::from(memory.size));
+        from.push(asm.jcc_forward(condition::A));
+        asm.load(host::RCX, Rm::GsIndexed { base: host::RCX, displacement: self.tlb_base + layout::TLB_HOST });
+        self.sites[site as usize].join = self.asm.bytes.len() as u32;
+        self.cold.push(Cold::Miss { from, tag, site });
+        site
+    }
+
+    /// RAX + RCX into one of them, leaving the flags alone.
+    pub(super) fn combine(&mut self, into: u8) -> Rm {
+        self.asm.lea(into, Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 });
+        Rm::Base { base: into, displacement: 0 }
+    }
+
+    /// A record of one guest instruction that may leave translated code. Offsets are block-relative until the block is
+    /// placed.
+    pub(super) fn site(&mut self, instruction: &Instruction, kind: SiteKind, size: u16, aligned: bool) -> u32 {
+        let decoded = match kind {
+            SiteKind::Interpret => {
+                self.decoded.push(Decoded { handler: interp::handler(instruction), instruction: *instruction });
+                self.decoded.len() as u32 - 1
+            }
+            _ => u32::MAX,
+        };
+        self.sites.push(Site {
+            decoded,
+            rip: instruction.ip(),
+            length: instruction.len() as u8,
+            join: 0,
+            after: 0,
+            size,
+            kind,
+            aligned,
+            mode: self.mode,
+        });
+        self.sites.len() as u32 - 1
+    }
+
+    /// Lets the interpreter's way back for `site` lead here: behind the instruction.
+    pub(super) fn finish_site(&mut self, site: u32) {
+        self.sites[site as usize].after = self.asm.bytes.len() as u32;
+    }
+
+    pub(super) fn lea(&mut self, instruction: &Instruction) -> Result<(), Unfit> {
+        let destination = general(instruction.op0_register(), OpAccess::Write).ok_or(Unfit)?;
+        if destination.size < 4 {
+            return Err(Unfit);
+        }
+        let target = match home(destination.number) {
+            Home::Host(register) => register,
+            Home::Core(_) => host::RAX,
+        };
+        let wide = destination.size == 8;
+        let (base, index) = (instruction.memory_base(), instruction.memory_index());
+        if base.size() == 2 || index.size() == 2 {
+            return Err(Unfit);
+        }
+        let displacement = instruction.memory_displacement64();
+        if instruction.is_ip_rel_memory_operand() {
+            let value = instruction.ip_rel_memory_address();
+            self.asm.mov_imm(target, if wide { value } else { value & 0xFFFF_FFFF });
+        } else if base == Register::None && index == Register::None {
+            self.asm.mov_imm(target, if wide { displacement } else { displacement & 0xFFFF_FFFF });
+        } else {
+            let from = self.address_operand(base, index, instruction.memory_index_scale(), displacement as i32);
+            let narrow_address = base.size() == 4 || index.size() == 4;
+            self.asm.op(wide && !narrow_address, &[0x8D], target, from);
+        }
+        if let Home::Core(offset) = home(destination.number) {
+            self.asm.store(Rm::Gs(offset), target);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,239 @@
+//! Control flow: branches, calls, returns, links to other blocks, the jump table, and the code out of line.
+
+use super::{Lowering, Unfit, place};
+use crate::state::layout;
+use crate::tlb;
+use crate::translate::Link;
+use crate::translate::asm::{Fixup, condition, host};
+use crate::translate::encode::Rm;
+use crate::translate::flags::Use;
+use crate::translate::form::{Memory, general};
+use iced_x86::{Instruction, OpAccess, OpKind};
+
+/// Code out of line, emitted behind the block.
+pub(super) enum Cold {
+    /// A lookup missed: RAX minus the tag of slot RCX was compared.
+    Miss { from: Vec<Fixup>, tag: u32, site: u32 },
+    /// Interpret the instruction of `site`; its operands were found unfit for the host.
+    Unfit { from: Vec<Fixup>, site: u32 },
+    /// Leave for another block by `link`.
+    Exit { from: Fixup, link: u32, host_flags: bool, poll: bool },
+    /// The jump table has no entry for the address in RAX.
+    Indirect { from: Vec<Fixup> },
+}
+
+impl Lowering<'_> {
+    fn branch_target(&self, instruction: &Instruction) -> u64 {
+        instruction.near_branch_target()
+    }
+
+    pub(super) fn conditional(&mut self, instruction: &Instruction, flags: Use) {
+        self.before_op(&flags);
+        let code = instruction.condition_code() as u8;
+        let taken = self.asm.jcc_forward(host_condition(code));
+        let state = (self.in_host, self.saved);
+        self.leave_to(instruction.next_ip(), false);
+        (self.in_host, self.saved) = state;
+        self.asm.bind(taken);
+        let target = self.branch_target(instruction);
+        self.leave_to(target, target <= instruction.ip());
+    }
+
+    pub(super) fn call(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
+        let size = i32::from(self.stack_size());
+        let wide = self.wide();
+        self.before_clobber(flags.live_in);
+        let direct = instruction.is_call_near();
+        let mut sites = Vec::new();
+        if !direct {
+            self.indirect_target(instruction, &mut sites)?;
+            self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
+        }
+        let site = self.stack_lookup(instruction, -size, true);
+        let next = instruction.next_ip();
+        if next as i64 as i32 as i64 == next as i64 || !wide {
+            let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
+            self.asm.op(wide, &[0xC7], 0, slot);
+            self.asm.dword(next as u32);
+        } else {
+            let slot = self.combine(host::RCX);
+            self.asm.mov_imm(host::RAX, next);
+            self.asm.store(slot, host::RAX);
+        }
+        self.move_stack(-size);
+        if direct {
+            let target = self.branch_target(instruction);
+            self.leave_to(target, target <= instruction.ip());
+        } else {
+            self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));
+            self.jump_to_rax();
+        }
+        sites.push(site);
+        self.finish_branch_sites(&sites);
+        Ok(())
+    }
+
+    pub(super) fn ret(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
+        let size = i32::from(self.stack_size());
+        let wide = self.wide();
+        self.before_clobber(flags.live_in);
+        let site = self.stack_lookup(instruction, 0, false);
+        let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
+        self.asm.op(wide, &[0x8B], host::RAX, slot);
+        let extra = if instruction.op_count() == 1 { instruction.immediate16() } else { 0 };
+        self.move_stack(size + i32::from(extra));
+        self.jump_to_rax();
+        self.finish_branch_sites(&[site]);
+        Ok(())
+    }
+
+    pub(super) fn jump(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
+        if instruction.is_jmp_short_or_near() {
+            let target = self.branch_target(instruction);
+            self.leave_to(target, target <= instruction.ip());
+            return Ok(());
+        }
+        self.before_clobber(flags.live_in);
+        let mut sites = Vec::new();
+        self.indirect_target(instruction, &mut sites)?;
+        self.jump_to_rax();
+        self.finish_branch_sites(&sites);
+        Ok(())
+    }
+
+    /// RAX = the target of an indirect jump or call.
+    fn indirect_target(&mut self, instruction: &Instruction, sites: &mut Vec<u32>) -> Result<(), Unfit> {
+        let wide = self.wide();
+        match instruction.op0_kind() {
+            OpKind::Memory => {
+                self.address(instruction)?;
+                let memory = Memory { size: self.stack_size(), write: false, aligned: false };
+                sites.push(self.lookup(instruction, memory));
+                let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
+                self.asm.op(wide, &[0x8B], host::RAX, slot);
+            }
+            _ => {
+                let gpr = general(instruction.op0_register(), OpAccess::Read).ok_or(Unfit)?;
+                self.asm.op(wide, &[0x8B], host::RAX, place(gpr.number));
+            }
+        }
+        Ok(())
+    }
+
+    /// A branch that was interpreted never comes back behind itself: the interpreter leaves RIP elsewhere, and even where
+    /// it is the next instruction the dispatcher finds it.
+    fn finish_branch_sites(&mut self, sites: &[u32]) {
+        for &site in sites {
+            self.sites[site as usize].after = 0;
+        }
+    }
+
+    /// Goes to a known guest address; the flags stay where they are. `backward`: look whether somebody wants the vCPU.
+    pub(super) fn leave_to(&mut self, target: u64, backward: bool) {
+        let target = if self.wide() { target } else { target & 0xFFFF_FFFF };
+        let same_page = target & !0xFFF == self.start_rip & !0xFFF;
+        if !same_page && self.mode.view() == tlb::View::User {
+            // A link into another page of a process would outlive its mapping.
+            self.flags_to_core();
+            self.asm.mov_imm(host::RAX, target);
+            self.jump_to_rax();
+            return;
+        }
+        let host_flags = self.in_host && !self.saved;
+        let link = self.link(target, host_flags, !same_page);
+        if backward {
+            // mov ecx, gs:[POLL]; jrcxz over; jmp leave; over:
+            self.asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::POLL));
+            self.asm.raw(&[0xE3, 0x05]);
+            let from = self.asm.jmp_forward();
+            self.cold.push(Cold::Exit { from, link, host_flags, poll: true });
+        }
+        if target == self.start_rip {
+            let entry = if host_flags { self.entry_host } else { self.entry_saved };
+            self.asm.jmp(entry);
+            return;
+        }
+        let from = self.asm.jmp_forward();
+        self.links[link as usize].patch = self.asm.offset(from);
+        self.cold.push(Cold::Exit { from, link, host_flags, poll: false });
+    }
+
+    pub(super) fn link(&mut self, target: u64, host_flags: bool, crosses: bool) -> u32 {
+        self.links.push(Link { block: self.block, target, patch: 0, cold: 0, host_flags, crosses, linked: None });
+        self.links.len() as u32 - 1
+    }
+
+    /// Goes to the guest address in RAX by way of the jump table. The flags must be wanted by nobody or saved.
+    fn jump_to_rax(&mut self) {
+        self.flags_to_core_around_rax();
+        let table = layout::jumps(self.mode.view());
+        let asm = &mut self.asm;
+        // mov ecx, gs:[POLL]; jrcxz over; jmp leave; over:
+        asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::POLL));
+        asm.raw(&[0xE3, 0x05]);
+        let polled = asm.jmp_forward();
+        asm.mov32(host::RCX, host::RAX);
+        asm.group1(false, 4, Rm::Register(host::RCX), (crate::state::JUMPS - 1) as i32);
+        asm.raw(&[0xC1, 0xE1, 0x04]);
+        asm.op(true, &[0x3B], host::RAX, Rm::GsIndexed { base: host::RCX, displacement: table });
+        let miss = asm.jcc_forward(condition::NE);
+        asm.op(false, &[0xFF], 4, Rm::GsIndexed { base: host::RCX, displacement: table + 8 });
+        self.cold.push(Cold::Indirect { from: vec![polled, miss] });
+    }
+
+    /// As [`Self::flags_to_core`], with RAX kept.
+    fn flags_to_core_around_rax(&mut self) {
+        if !self.saved {
+            self.asm.mov(host::RCX, host::RAX);
+            self.save_flags();
+            self.asm.mov(host::RAX, host::RCX);
+        }
+    }
+
+    pub(super) fn emit_cold(&mut self) {
+        for cold in std::mem::take(&mut self.cold) {
+            let asm = &mut self.asm;
+            match cold {
+                Cold::Miss { from, tag, site } => {
+                    from.into_iter().for_each(|fixup| asm.bind(fixup));
+                    // add rax, gs:[rcx + tag]; mov ecx, site; jmp
+                    asm.op(true, &[0x03], host::RAX, Rm::GsIndexed { base: host::RCX, displacement: tag });
+                    asm.raw(&[0xB9]);
+                    asm.dword(site);
+                    asm.jmp(self.stubs.memory);
+                }
+                Cold::Unfit { from, site } => {
+                    from.into_iter().for_each(|fixup| asm.bind(fixup));
+                    asm.raw(&[0xB9]);
+                    asm.dword(site);
+                    asm.jmp(self.stubs.interpret);
+                }
+                Cold::Exit { from, link, host_flags, poll } => {
+                    asm.bind(from);
+                    if !poll {
+                        self.links[link as usize].cold = asm.bytes.len() as u32;
+                    }
+                    if host_flags {
+                        asm.raw(&[0x9F, 0x0F, 0x90, 0xC0, 0x65, 0x66, 0x89, 0x04, 0x25]);
+                        asm.dword(layout::FLAGS);
+                    }
+                    asm.raw(&[0xB9]);
+                    asm.dword(link);
+                    asm.jmp(if poll { self.stubs.poll } else { self.stubs.link });
+                }
+                Cold::Indirect { from } => {
+                    from.into_iter().for_each(|fixup| asm.bind(fixup));
+                    asm.jmp(self.stubs.indirect);
+                }
+            }
+        }
+    }
+}
+
+/// Iced's condition codes in the order of the instruction encoding.
+fn host_condition(code: u8) -> u8 {
+    use iced_x86::ConditionCode as C;
+    const ORDER: [C; 16] =
+        [C::o, C::no, C::b, C::ae, C::e, C::ne, C::be, C::a, C::s, C::ns, C::p, C::np, C::l, C::ge, C::le, C::g];
+    ORDER.iter().position(|&condition| condition as u8 == code).unwrap_or(0) as u8
+}

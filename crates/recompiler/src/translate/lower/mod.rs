@@ -1,0 +1,336 @@
+//! From guest instructions to host code: one block at a time.
+//!
+//! # Registers
+//! Guest registers live in host registers, but for R11, R14 and R15, which live in the core. RAX and RCX are scratch: RAX
+//! holds the address of a memory operand and serves LAHF and SAHF, RCX the TLB slot, counts and JRCXZ. RSP is the
+//! host's stack. The core is reached through GS.
+//!
+//! # Flags
+//! The guest's arithmetic flags are in the host's flags, or saved in the core (`Core::flags`, as LAHF and SETO give
+//! them), or both. A TLB lookup destroys the host's: they are saved before it when anybody may still want them, and
+//! restored before an instruction that reads them or passes some of them on.
+//!
+//! # Files
+//! Here are the driver and the state of the flags. `copy` has the instructions that keep their encoding; the others have
+//! rules, in `address` (operands in memory), `arithmetic`, `stack`, `system` and `flow` (branches, the block's exits).
+
+mod address;
+mod arithmetic;
+mod copy;
+mod flow;
+mod stack;
+mod system;
+
+use super::asm::{Asm, host};
+use super::encode::Rm;
+use super::flags::{self, Use};
+use super::form::{Plan, Planner};
+use super::stubs::Stubs;
+use super::{Link, Site};
+use crate::blocks::{Block, BlockId, Decoded, Key, Mode};
+use crate::state::{Bits, layout};
+use flow::Cold;
+use iced_x86::{FlowControl, Mnemonic};
+
+/// Where a guest register lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// In a host register.
+    Host(u8),
+    /// In the core, at this offset.
+    Core(u32),
+}
+
+/// The homes of the guest's registers in encoding order; 0xFF: in the core.
+pub const HOMES: [u8; 16] = [
+    host::R14,
+    host::R15,
+    host::RDX,
+    host::RBX,
+    host::R11,
+    host::RBP,
+    host::RSI,
+    host::RDI,
+    8,
+    9,
+    10,
+    0xFF,
+    host::R12,
+    host::R13,
+    0xFF,
+    0xFF,
+];
+
+/// The home of a guest register.
+pub fn home(number: u8) -> Home {
+    match HOMES[number as usize & 15] {
+        0xFF => Home::Core(layout::gpr(number)),
+        register => Home::Host(register),
+    }
+}
+
+/// The home of a guest register as an operand.
+fn place(number: u8) -> Rm {
+    match home(number) {
+        Home::Host(register) => Rm::Register(register),
+        Home::Core(offset) => Rm::Gs(offset),
+    }
+}
+
+/// An instruction that turned out not to fit the rules; the interpreter takes it.
+#[derive(Debug)]
+struct Unfit;
+
+/// What translating a block gave.
+pub struct Lowered {
+    /// The host code.
+    pub bytes: Vec<u8>,
+    /// Offset of the entry that finds the flags saved in the core.
+    pub entry_saved: u32,
+    /// Offset of the entry that finds the flags in the host's.
+    pub entry_host: u32,
+}
+
+/// Translates one block.
+pub struct Lowering<'a> {
+    asm: Asm,
+    mode: Mode,
+    stubs: &'a Stubs,
+    sites: &'a mut Vec<Site>,
+    decoded: &'a mut Vec<Decoded>,
+    links: &'a mut Vec<Link>,
+    block: BlockId,
+    start_rip: u64,
+    cold: Vec<Cold>,
+    /// The host's flags are the guest's (or the guest's are not wanted).
+    in_host: bool,
+    /// The core's saved flags are the guest's.
+    saved: bool,
+    entry_saved: u64,
+    entry_host: u64,
+    tlb_base: u32,
+    /// The instruction behind the present one lets STI's shadow end in the block.
+    shadow_fits: bool,
+    /// The instruction before was STI.
+    shadow: bool,
+}
+
+impl<'a> Lowering<'a> {
+    /// Prepares to translate block number `block`, found by `key`, to code at `base`.
+    pub fn new(
+        base: u64,
+        key: Key,
+        block: BlockId,
+        stubs: &'a Stubs,
+        sites: &'a mut Vec<Site>,
+        decoded: &'a mut Vec<Decoded>,
+        links: &'a mut Vec<Link>,
+    ) -> Self {
+        let tlb_base = layout::tlb(key.mode.view());
+        Lowering {
+            asm: Asm::new(base),
+            mode: key.mode,
+            stubs,
+            sites,
+            decoded,
+            links,
+            block,
+            start_rip: key.rip,
+            cold: Vec::new(),
+            in_host: false,
+            saved: false,
+            entry_saved: 0,
+            entry_host: 0,
+            tlb_base,
+            shadow_fits: false,
+            shadow: false,
+        }
+    }
+
+    /// Translates the block's instructions, whose bytes are given.
+    pub fn translate(mut self, planner: &mut Planner, block: &Block) -> Lowered {
+        let bytes = &block.bytes[..];
+        let mut at = 0;
+        let mut plans = Vec::with_capacity(block.code.len());
+        for decoded in &block.code {
+            let end = at + decoded.instruction.len();
+            plans.push((planner.plan(decoded, &bytes[at..end], self.mode), at));
+            at = end;
+        }
+        let mut uses = flags::liveness(&block.code, |index| matches!(plans[index].0, Plan::Interpret));
+        self.entries(&uses, &plans);
+        let mut ended = false;
+        for (index, decoded) in block.code.iter().enumerate() {
+            let flags = std::mem::take(&mut uses[index]);
+            let (plan, start) = &plans[index];
+            let bytes = &bytes[*start..*start + decoded.instruction.len()];
+            self.shadow_fits = block.code.get(index + 1).is_some_and(|next| {
+                next.instruction.flow_control() == FlowControl::Next
+                    && next.instruction.mnemonic() != Mnemonic::Sti
+                    && !matches!(plans[index + 1].0, Plan::Interpret)
+            });
+            let shadow = self.shadow;
+            ended = self.instruction(decoded, plan, planner, bytes, flags);
+            if shadow {
+                self.end_shadow(decoded.instruction.next_ip());
+            }
+        }
+        if !ended {
+            self.leave_to(block.key.rip.wrapping_add(u64::from(block.size)), false);
+        }
+        self.emit_cold();
+        let base = self.asm.base;
+        Lowered {
+            bytes: self.asm.bytes,
+            entry_saved: (self.entry_saved - base) as u32,
+            entry_host: (self.entry_host - base) as u32,
+        }
+    }
+
+    /// Chooses in which form the block wants the flags, and emits the entry for the other form in front of it.
+    fn entries(&mut self, uses: &[Use], plans: &[(Plan, usize)]) {
+        self.entry_saved = self.asm.here();
+        self.entry_host = self.entry_saved;
+        if uses.first().is_none_or(|first| first.live_in == 0) {
+            self.in_host = true;
+            return;
+        }
+        let wants_host = uses.iter().zip(plans).find_map(|(flags, (plan, _))| {
+            let partial = flags.reads != 0 || flags.writes != 0;
+            match plan {
+                Plan::Copy(copied) if copied.memory.is_some() => Some(false),
+                Plan::Copy(_) if partial => Some(true),
+                Plan::Rule if flags.reads != 0 => Some(true),
+                Plan::Copy(_) | Plan::Nothing => None,
+                Plan::Rule | Plan::Interpret => Some(false),
+            }
+        });
+        if wants_host == Some(true) {
+            self.restore_flags();
+            self.entry_host = self.asm.here();
+            self.in_host = true;
+            self.saved = false;
+        } else {
+            self.save_flags();
+            self.entry_saved = self.asm.here();
+            self.in_host = false;
+            self.saved = true;
+        }
+    }
+
+    /// Translates one instruction. True when it ends the block with all exits emitted.
+    fn instruction(&mut self, decoded: &Decoded, plan: &Plan, planner: &mut Planner, bytes: &[u8], flags: Use) -> bool {
+        let mark = (self.asm.bytes.len(), self.cold.len(), self.sites.len(), self.in_host, self.saved);
+        let result = match plan {
+            Plan::Nothing => Ok(false),
+            Plan::Copy(copied) => self.copy(decoded, copied, flags).map(|()| false),
+            Plan::Rule => self.rule(decoded, planner, bytes, flags),
+            Plan::Interpret => Err(Unfit),
+        };
+        match result {
+            Ok(ended) => ended,
+            Err(Unfit) => {
+                self.asm.bytes.truncate(mark.0);
+                self.cold.truncate(mark.1);
+                self.sites.truncate(mark.2);
+                (self.in_host, self.saved) = (mark.3, mark.4);
+                self.interpret(&decoded.instruction);
+                false
+            }
+        }
+    }
+
+    /// Translates an instruction that has a rule of its own. True as for [`Self::instruction`].
+    fn rule(&mut self, decoded: &Decoded, planner: &mut Planner, bytes: &[u8], flags: Use) -> Result<bool, Unfit> {
+        let instruction = &decoded.instruction;
+        use Mnemonic::*;
+        match instruction.mnemonic() {
+            // Spelled out: with REX.B some processors take F3 90 for XCHG.
+            Pause => self.asm.raw(&[0xF3, 0x90]),
+            Lea => self.lea(instruction)?,
+            Push => self.push(instruction, flags)?,
+            Pop => self.pop(instruction, flags)?,
+            Leave => self.leave(instruction, flags)?,
+            Cbw | Cwde | Cdqe | Cwd | Cdq | Cqo => self.widen(bytes),
+            Mul | Imul => self.multiply(instruction, planner, bytes, flags)?,
+            Div | Idiv => self.divide(instruction, flags)?,
+            Cmpxchg => self.compare_exchange(instruction, planner, bytes, flags)?,
+            Cmpxchg16b => self.compare_exchange_16(instruction, bytes, flags)?,
+            Rdtsc | Rdtscp => self.time_stamp(instruction, flags),
+            Cli => self.clear_interrupt_flag(flags),
+            Sti => self.set_interrupt_flag(flags)?,
+            Swapgs => self.swap_gs(),
+            Pushfq => self.push_flags(instruction, flags),
+            Mov => self.read_segment(instruction)?,
+            Bt | Btc | Btr | Bts => self.bit_test(instruction, planner, bytes, flags)?,
+            Fnstsw => self.store_status(),
+            Call => return self.call(instruction, flags).map(|()| true),
+            Ret => return self.ret(instruction, flags).map(|()| true),
+            Jmp => return self.jump(instruction, flags).map(|()| true),
+            _ => {
+                self.conditional(instruction, flags);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the block is 64-bit code.
+    fn wide(&self) -> bool {
+        self.mode.bits() == Bits::B64
+    }
+}
+
+/// Where the guest's arithmetic flags are.
+impl Lowering<'_> {
+    /// Host flags into the core.
+    fn save_flags(&mut self) {
+        self.asm.raw(&[0x9F, 0x0F, 0x90, 0xC0, 0x65, 0x66, 0x89, 0x04, 0x25]);
+        self.asm.dword(layout::FLAGS);
+        self.saved = true;
+    }
+
+    /// The core's flags into the host's. Destroys RAX.
+    fn restore_flags(&mut self) {
+        // movzx eax, word gs:[FLAGS]; add al, 0x7F (sets OF when AL was 1); sahf
+        self.asm.raw(&[0x65, 0x0F, 0xB7, 0x04, 0x25]);
+        self.asm.dword(layout::FLAGS);
+        self.asm.raw(&[0x04, 0x7F, 0x9E]);
+        self.in_host = true;
+    }
+
+    /// Called before code that destroys the host's flags, in front of an instruction.
+    fn before_clobber(&mut self, wanted: u32) {
+        if wanted != 0 && !self.saved {
+            self.save_flags();
+        }
+        self.in_host = wanted == 0 && !self.saved;
+    }
+
+    /// Whether an instruction needs the host's flags to be the guest's when it runs.
+    fn needs_host(flags: &Use) -> bool {
+        flags.reads != 0 || flags.writes != 0 && flags.live_out & !flags.writes != 0
+    }
+
+    /// Called right before the host instruction. Destroys RAX when it restores.
+    fn before_op(&mut self, flags: &Use) {
+        if Self::needs_host(flags) && !self.in_host {
+            self.restore_flags();
+        }
+    }
+
+    /// Called after the host instruction.
+    fn after_op(&mut self, flags: &Use) {
+        if flags.writes != 0 {
+            self.in_host = true;
+            self.saved = false;
+        }
+    }
+
+    /// The flags are wanted by whatever comes next and must be in the core.
+    fn flags_to_core(&mut self) {
+        if !self.saved {
+            self.save_flags();
+        }
+    }
+}
