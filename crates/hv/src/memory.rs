@@ -48,15 +48,14 @@ bitflags::bitflags! {
     /// What is known of a page of RAM.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct PageFlags: u8 {
-        /// An accelerator holds translations of code on this page: tell it before a write is seen.
+        /// An accelerator holds translations of code on this page: tell it of writes.
         const CODE = 1 << 0;
     }
 }
 
 /// Who holds translations of guest code and has to drop them when something other than a vCPU writes it.
 pub trait CodeWatcher: Send + Sync {
-    /// Bytes `offset..offset + size` of the backing file are about to be changed and lie in pages with
-    /// [`PageFlags::CODE`].
+    /// Bytes `offset..offset + size` of the backing file were changed, and some lie in pages with [`PageFlags::CODE`].
     fn code_written(&self, offset: u64, size: u64);
 }
 
@@ -200,21 +199,21 @@ impl GuestMemory {
     }
 
     /// Copies into guest memory (also into read-only regions: this is the machine writing, not the guest).
-    /// Translations of code that is overwritten are dropped first.
+    /// Translations of code that is overwritten are dropped.
     ///
     /// # Errors
     /// [`MemoryError::Unmapped`] when any byte is not RAM; nothing or a first part may then be written.
     pub fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
         self.pieces(address, data.len(), |host, offset, range| {
-            self.before_write(offset, range.len() as u64);
             // SAFETY: as in `read`.
             unsafe { std::ptr::copy_nonoverlapping(data[range.clone()].as_ptr(), host, range.len()) };
+            self.written(offset, range.len() as u64);
         })
     }
 
     /// Announces a write by something other than a vCPU (a device's DMA, a system call into the mapping) to
     /// `offset..offset + size` of the backing file, so that translations of code there are dropped.
-    pub fn before_write(&self, offset: u64, size: u64) {
+    pub fn written(&self, offset: u64, size: u64) {
         if size == 0 {
             return;
         }
@@ -272,9 +271,9 @@ impl GuestMemory {
     /// [`MemoryError::Unmapped`] when it is not RAM or not aligned.
     pub fn store_u16(&self, address: u64, value: u16) -> Result<(), MemoryError> {
         let host = self.aligned(address, 2)?;
-        self.before_write(host as u64 - self.base.as_ptr() as u64, 2);
         // SAFETY: as in `load_u16`.
         unsafe { AtomicU16::from_ptr(host.cast()) }.store(value.to_le(), Ordering::Release);
+        self.written(host as u64 - self.base.as_ptr() as u64, 2);
         Ok(())
     }
 

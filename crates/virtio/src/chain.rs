@@ -109,9 +109,9 @@ impl Chain {
         let mut done = 0;
         self.writable.cut(at, data.len() as u64, |piece| {
             let size = piece.size as usize;
-            self.memory.before_write(piece.offset, piece.size);
             // SAFETY: as in `read`.
             unsafe { std::ptr::copy_nonoverlapping(data[done..done + size].as_ptr(), self.host(piece), size) };
+            self.memory.written(piece.offset, piece.size);
             done += size;
         });
         done
@@ -123,18 +123,15 @@ impl Chain {
         self.readable.cut(at, length, |piece| vectors.push(self.vector(piece)));
     }
 
-    /// The same for writable bytes, which are announced as about to be written.
+    /// The same for writable bytes. Whoever lets the kernel write them calls [`Self::written`] afterwards, also when the
+    /// kernel reports an error.
     pub fn writable_vectors(&self, at: u64, length: u64, vectors: &mut Vec<libc::iovec>) {
-        self.writable.cut(at, length, |piece| {
-            self.memory.before_write(piece.offset, piece.size);
-            vectors.push(self.vector(piece));
-        });
+        self.writable.cut(at, length, |piece| vectors.push(self.vector(piece)));
     }
 
-    /// Announces the `length` writable bytes from `at` on once more, after the kernel has written them: the guest may
-    /// have run code there meanwhile.
+    /// Announces that the `length` writable bytes from `at` on were written.
     pub fn written(&self, at: u64, length: u64) {
-        self.writable.cut(at, length, |piece| self.memory.before_write(piece.offset, piece.size));
+        self.writable.cut(at, length, |piece| self.memory.written(piece.offset, piece.size));
     }
 
     fn vector(&self, piece: Piece) -> libc::iovec {

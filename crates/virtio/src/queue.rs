@@ -401,9 +401,9 @@ impl Rings {
     }
 
     fn store_used_u16(&self, at: usize, value: u16, memory: &GuestMemory) {
-        memory.before_write(self.used_offset + at as u64, 2);
         // SAFETY: `at` is even and within the 6 + 8 * size bytes that `new` found, which are 4-byte aligned.
         unsafe { AtomicU16::from_ptr(self.used.add(at).cast()) }.store(value.to_le(), Ordering::Release);
+        memory.written(self.used_offset + at as u64, 2);
     }
 
     fn store_used_flags(&self, flags: u16, memory: &GuestMemory) {
@@ -420,11 +420,12 @@ impl Rings {
 
     fn store_used(&self, index: u16, head: u16, written: u32, memory: &GuestMemory) {
         let at = 4 + 8 * self.slot(index);
-        memory.before_write(self.used_offset + at as u64, 8);
+        let offset = self.used_offset + at as u64;
         for (at, value) in [(at, u32::from(head)), (at + 4, written)] {
             // SAFETY: as above; `at` is a multiple of 4.
             unsafe { AtomicU32::from_ptr(self.used.add(at).cast()) }.store(value.to_le(), Ordering::Relaxed);
         }
+        memory.written(offset, 8);
     }
 }
 
