@@ -34,7 +34,7 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="BENCHMARK", help="which, by default all")
     parser.add_argument("--quick", action="store_true", help="fewer runs and less work: all in some minutes")
-    parser.add_argument("--workloads", metavar="NAME,...", help="only these workloads")
+    parser.add_argument("--workloads", metavar="NAME,...", help="only these, and their results are not kept")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--no-save", action="store_true", help="leave bench/RESULTS.md as it is")
     arguments = parser.parse_args()
@@ -54,7 +54,7 @@ def main() -> int:
         sections.append(section)
         if arguments.format == "table":
             print(report.text(section, sys.stdout.isatty()), flush=True)
-        if not arguments.no_save:
+        if not (arguments.no_save or arguments.workloads):
             report.save(_RESULTS, [section], "a quick run" if arguments.quick else "a full run")
     if arguments.format == "json":
         print(json.dumps({section.name: section.data for section in sections}, indent=2))

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from bench import packages
+from wirt import _core
+from wirt.machine.tiny.digest import sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def wirt() -> Peer:
             *("--kernel", str(kernel), "--initrd", str(initrd), "--append", append),
         ]
 
-    return Peer("wirt", _commit(), wirt_program(), command)
+    return Peer("wirt", _version(), wirt_program(), command)
 
 
 @cache
@@ -101,11 +103,13 @@ def _qemu(program: list[str]) -> Peer:
     return Peer(f"TCG {short}", full, program, command)
 
 
-def _commit() -> str:
+def _version() -> str:
+    """Return the sources' commit and the loaded core's SHA-256: one need not be built of the other."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
     )
-    return f"commit {done.stdout.strip()}" if done.returncode == 0 else "no commit"
+    tree = done.stdout.strip() if done.returncode == 0 else "unknown"
+    return f"tree {tree}, core {sha256(Path(_core.__file__))[:12]}"

@@ -76,7 +76,8 @@ def _markdown(section: Section, how: str) -> str:
     for sentence in (*section.notes, *(f"**{failure}**" for failure in section.failures)):
         lines += [sentence, ""]
     today = datetime.date.today().isoformat()
-    lines += [f"{today}, {how}, on {machine()}. {'; '.join(section.versions)}".rstrip() + "."]
+    load = f"load average {os.getloadavg()[1]:.1f} in the end"
+    lines += [f"{today}, {how}, {load}, on {machine()}. {'; '.join(section.versions)}."]
     if section.commands:
         lines += ["", "```", *map(_command, section.commands), "```"]
     return "\n".join(lines) + "\n"
@@ -87,8 +88,9 @@ def machine() -> str:
     fields = dict(re.findall(r"^(\S[^\t]*)\t*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     cores = len(os.sched_getaffinity(0))
+    kernel = ".".join(platform.release().split(".")[:2])
     processor = fields.get("model name", "x86-64")
-    return f"{processor}, {cores} cores, {pages / 2**30:.0f} GiB, Linux {platform.release()}"
+    return f"{processor}, {cores} cores, {pages / 2**30:.0f} GiB, Linux {kernel}"
 
 
 def _row(cells: Sequence[str]) -> str:
