@@ -4,6 +4,8 @@ mod blocks;
 mod convert;
 pub mod cpuid;
 pub mod fault;
+#[cfg(test)]
+mod hostile;
 pub mod interp;
 pub mod mmu;
 pub mod msr;

@@ -4,7 +4,7 @@ use crate::fault::Fault;
 use crate::tlb::{Itlb, Tlb};
 use crate::vm::Shared;
 use hv::{Bus, DescriptorTable, GuestMemory, LocalApic, Segment, SegmentRegister, Tsc};
-use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 use std::sync::Arc;
 
 /// Bits of RFLAGS.
@@ -219,8 +219,8 @@ pub struct Core {
     pub waiting_for_sipi: bool,
     /// Linear code addresses were remapped: 1 non-global ones, 2 any. The dispatcher drops its maps and clears this.
     pub code_map_flush: u8,
-    /// Linear pages that code was fetched from since the last full flush, and whether their mapping was global.
-    pub code_pages: FxHashMap<u64, bool>,
+    /// Linear pages that code was fetched from since the last flush: those that are not global, and those that are.
+    pub code_pages: [FxHashSet<u64>; 2],
     /// The range of linear addresses that TLB entries cut out of large pages may lie in (INVLPG has to drop them all).
     pub large_low: u64,
     /// End of that range, inclusive.
@@ -407,7 +407,7 @@ impl Core {
             nmi_masked: false,
             waiting_for_sipi: id != 0,
             code_map_flush: 0,
-            code_pages: FxHashMap::default(),
+            code_pages: Default::default(),
             large_low: u64::MAX,
             large_high: 0,
             flags: 0,

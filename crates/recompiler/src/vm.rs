@@ -290,6 +290,11 @@ impl Kick for Kicker {
     }
 }
 
+/// The handle that stops vCPU `id`.
+pub(crate) fn kicker(shared: &Shared, id: u32) -> Arc<dyn Kick> {
+    Arc::new(Kicker(shared.mailbox(id).clone()))
+}
+
 /// A virtual machine run by the recompiler.
 pub struct RecompilerVm {
     memory: Arc<GuestMemory>,
@@ -329,7 +334,7 @@ impl Vm for RecompilerVm {
         if id >= self.cpus {
             return Err(Error::InvalidState(format!("vCPU {id} of a machine with {}", self.cpus)));
         }
-        let kick: Arc<dyn Kick> = Arc::new(Kicker(self.shared.mailbox(id).clone()));
+        let kick = kicker(&self.shared, id);
         if let Some(lapic) = &lapic {
             lapic.set_tsc(self.tsc);
             lapic.attach(kick.clone());

@@ -6,6 +6,7 @@ use crate::fault::Fault;
 use crate::state::{Core, cr4, flag};
 use crate::tlb::{View, slot};
 use hv::PageFlags;
+use rustc_hash::FxHashSet;
 
 /// What an access wants of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,7 +290,8 @@ impl Core {
         let found = self.walk(view, linear, kind, true)?;
         if kind == Kind::Fetch {
             self.itlb.fill(view == View::User, linear, found.physical, found.global);
-            self.code_pages.insert(linear >> 12, found.global);
+            self.note_large(linear, found.page_size);
+            self.note_code(linear, found.global);
             return Ok(found);
         }
         if let Some(offset) = self.memory.offset(found.physical & !0xFFF, 4096) {
@@ -305,6 +307,17 @@ impl Core {
         Ok(found)
     }
 
+    /// Remembers a page of code for INVLPG. A guest that runs code in more pages than are worth remembering pays with a
+    /// flush.
+    fn note_code(&mut self, linear: u64, global: bool) {
+        const MOST: usize = 1 << 16;
+        if self.code_pages.iter().any(|pages| pages.len() >= MOST) {
+            self.code_pages.iter_mut().for_each(FxHashSet::clear);
+            self.code_map_flush = 2;
+        }
+        self.code_pages[usize::from(global)].insert(linear >> 12);
+    }
+
     fn note_large(&mut self, linear: u64, page_size: u64) {
         if page_size > 4096 {
             let base = linear & !(page_size - 1);
@@ -318,8 +331,9 @@ impl Core {
         self.tlb.flush(keep_global);
         self.itlb.flush(keep_global);
         self.code_map_flush = self.code_map_flush.max(if keep_global { 1 } else { 2 });
+        self.code_pages[0].clear();
         if !keep_global {
-            self.code_pages.clear();
+            self.code_pages[1].clear();
             self.large_low = u64::MAX;
             self.large_high = 0;
         }
@@ -331,9 +345,11 @@ impl Core {
             return self.flush_tlb(false);
         }
         self.tlb.flush_page(linear);
-        if let Some(global) = self.code_pages.remove(&(linear >> 12)) {
-            self.itlb.flush_page(linear);
-            self.code_map_flush = self.code_map_flush.max(if global { 2 } else { 1 });
+        for global in 0..2 {
+            if self.code_pages[global].remove(&(linear >> 12)) {
+                self.itlb.flush_page(linear);
+                self.code_map_flush = self.code_map_flush.max(1 + global as u8);
+            }
         }
     }
 

@@ -102,7 +102,7 @@ pub(super) extern "C" fn interpret_site(core: &mut Core, site: u32) -> u64 {
 }
 
 /// Delivers a fault in the middle of translated code. Returns where its handler's translation is, or 0.
-fn raise(core: &mut Core, fault: Fault) -> u64 {
+pub(super) fn raise(core: &mut Core, fault: Fault) -> u64 {
     if let Delivered::TripleFault = core.deliver_fault(fault) {
         core.shutdown = true;
     }
@@ -128,7 +128,7 @@ fn interruptible(core: &Core) -> bool {
     core.rflags & flag::IF != 0 && core.lapic.as_ref().is_some_and(|lapic| lapic.pending().contains(Pending::INTR))
 }
 
-fn site_at(core: &Core, site: u32) -> Option<Site> {
+pub(super) fn site_at(core: &Core, site: u32) -> Option<Site> {
     if site >= core.site_count {
         return None;
     }

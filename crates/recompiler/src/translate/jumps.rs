@@ -4,9 +4,12 @@
 //! linear address, for the present mappings; the table behind them (`Core::far_jumps`) also knows the place in guest
 //! memory, and so outlives the mappings.
 
+use super::callbacks::{raise, saved_to_flags, site_at};
 use super::memory::CodeMemory;
 use super::{Link, Translated, Translator};
 use crate::blocks::{Block, BlockId, Blocks, Key, Mode};
+use crate::fault::Fault;
+use crate::interp::integer::operand::canonical;
 use crate::state::{Core, FarJump, JUMPS, Jump, cr4};
 use crate::tlb::VIEWS;
 use std::sync::atomic::Ordering;
@@ -129,7 +132,16 @@ pub(super) fn translated_at_rip(core: &Core, mode: Mode) -> u64 {
 /// The jump table has no entry for RIP: looks in the table behind it. Returns the host address to go on at, or 0 when the
 /// dispatcher has to look. Runs with the guest's vector registers live, as
 /// [`resolve_memory`](super::callbacks::resolve_memory).
-pub(super) extern "C" fn find_target(core: &mut Core) -> u64 {
+pub(super) extern "C" fn find_target(core: &mut Core, site: u32) -> u64 {
+    if !canonical(core.rip) {
+        if let Some(site) = site_at(core, site) {
+            // The branch itself faults.
+            core.rip = site.rip;
+            core.gpr[4] = core.gpr[4].wrapping_add(i64::from(site.decoded as i32) as u64);
+            core.rflags = saved_to_flags(core.rflags, core.flags);
+            return raise(core, Fault::GP0);
+        }
+    }
     if core.poll.load(Ordering::Relaxed) != 0 || core.code_map_flush != 0 {
         return 0;
     }

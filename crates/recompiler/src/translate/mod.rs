@@ -48,6 +48,8 @@ pub enum SiteKind {
     Write,
     /// Always: the interpreter runs it.
     Interpret,
+    /// An indirect branch, where its target is not canonical.
+    Branch,
 }
 
 /// An instruction of translated code that may need Rust.
@@ -69,7 +71,7 @@ pub struct Site {
     pub kind: SiteKind,
     /// The access must be aligned to its size.
     pub aligned: bool,
-    /// Number of the decoded instruction, where it is always interpreted.
+    /// Number of the decoded instruction, where it is always interpreted; of a branch, what added to RSP undoes it.
     pub decoded: u32,
 }
 

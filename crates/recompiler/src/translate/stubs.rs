@@ -48,7 +48,7 @@ pub struct Stubs {
     pub link: u64,
     /// ECX = link.
     pub poll: u64,
-    /// RAX = guest address.
+    /// RAX = guest address, ECX = site of the branch (or `u32::MAX`).
     pub indirect: u64,
 }
 
@@ -95,6 +95,7 @@ pub fn emit(asm: &mut Asm, avx: bool) -> Stubs {
     asm.store(Rm::Gs(layout::RIP), host::RAX);
     store_registers(asm);
     move_vectors(asm, avx, true);
+    asm.mov32(host::RSI, host::RCX);
     call(asm, find_target as *const () as u64);
     move_vectors(asm, avx, false);
     asm.op(true, &[0x85], host::RAX, Rm::Register(host::RAX));
@@ -232,6 +233,11 @@ fn save_vectors(asm: &mut Asm, mask: u8) {
     asm.load(host::RCX, Rm::Gs(layout::THIS));
     // xsave64 [rcx + FPU]; fninit; ldmxcsr [rsp + MXCSR]
     asm.op(true, &[0x0F, 0xAE], 4, Rm::Base { base: host::RCX, displacement: layout::FPU as i32 });
+    // The host's instruction and operand pointers are nothing that a guest may see.
+    for pointer in [8, 16] {
+        asm.op(true, &[0xC7], 0, Rm::Base { base: host::RCX, displacement: layout::FPU as i32 + pointer });
+        asm.dword(0);
+    }
     asm.raw(&[0xDB, 0xE3]);
     asm.op(false, &[0x0F, 0xAE], 2, stack(MXCSR));
 }

@@ -3,11 +3,11 @@
 use super::{Lowering, Unfit, place};
 use crate::state::layout;
 use crate::tlb;
-use crate::translate::Link;
 use crate::translate::asm::{Fixup, condition, host};
 use crate::translate::encode::Rm;
 use crate::translate::flags::Use;
 use crate::translate::form::{Memory, general};
+use crate::translate::{Link, SiteKind};
 use iced_x86::{Instruction, OpAccess, OpKind};
 
 /// Code out of line, emitted behind the block.
@@ -19,7 +19,7 @@ pub(super) enum Cold {
     /// Leave for another block by `link`.
     Exit { from: Fixup, link: u32, host_flags: bool, poll: bool },
     /// The jump table has no entry for the address in RAX.
-    Indirect { from: Vec<Fixup> },
+    Indirect { from: Vec<Fixup>, site: u32 },
 }
 
 impl Lowering<'_> {
@@ -66,7 +66,7 @@ impl Lowering<'_> {
             self.leave_to(target, target <= instruction.ip());
         } else {
             self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));
-            self.jump_to_rax();
+            self.jump_to_rax(Some((instruction, size)));
         }
         sites.push(site);
         self.finish_branch_sites(&sites);
@@ -82,7 +82,7 @@ impl Lowering<'_> {
         self.asm.op(wide, &[0x8B], host::RAX, slot);
         let extra = if instruction.op_count() == 1 { instruction.immediate16() } else { 0 };
         self.move_stack(size + i32::from(extra));
-        self.jump_to_rax();
+        self.jump_to_rax(Some((instruction, -size - i32::from(extra))));
         self.finish_branch_sites(&[site]);
         Ok(())
     }
@@ -96,7 +96,7 @@ impl Lowering<'_> {
         self.before_clobber(flags.live_in);
         let mut sites = Vec::new();
         self.indirect_target(instruction, &mut sites)?;
-        self.jump_to_rax();
+        self.jump_to_rax(Some((instruction, 0)));
         self.finish_branch_sites(&sites);
         Ok(())
     }
@@ -136,7 +136,7 @@ impl Lowering<'_> {
             // A link into another page of a process would outlive its mapping.
             self.flags_to_core();
             self.asm.mov_imm(host::RAX, target);
-            self.jump_to_rax();
+            self.jump_to_rax(None);
             return;
         }
         let host_flags = self.in_host && !self.saved;
@@ -164,7 +164,9 @@ impl Lowering<'_> {
     }
 
     /// Goes to the guest address in RAX by way of the jump table. The flags must be wanted by nobody or saved.
-    fn jump_to_rax(&mut self) {
+    /// `branch`: the guest's instruction, and what to add to RSP to undo it where the target turns out not to be an
+    /// address at all.
+    fn jump_to_rax(&mut self, branch: Option<(&Instruction, i32)>) {
         self.flags_to_core_around_rax();
         let table = layout::jumps(self.mode.view());
         let asm = &mut self.asm;
@@ -178,7 +180,12 @@ impl Lowering<'_> {
         asm.op(true, &[0x3B], host::RAX, Rm::GsIndexed { base: host::RCX, displacement: table });
         let miss = asm.jcc_forward(condition::NE);
         asm.op(false, &[0xFF], 4, Rm::GsIndexed { base: host::RCX, displacement: table + 8 });
-        self.cold.push(Cold::Indirect { from: vec![polled, miss] });
+        let site = branch.map(|(instruction, undo)| {
+            let site = self.site(instruction, SiteKind::Branch, 0, false);
+            self.sites[site as usize].decoded = undo as u32;
+            site
+        });
+        self.cold.push(Cold::Indirect { from: vec![polled, miss], site: site.unwrap_or(u32::MAX) });
     }
 
     /// As [`Self::flags_to_core`], with RAX kept.
@@ -221,8 +228,10 @@ impl Lowering<'_> {
                     asm.dword(link);
                     asm.jmp(if poll { self.stubs.poll } else { self.stubs.link });
                 }
-                Cold::Indirect { from } => {
+                Cold::Indirect { from, site } => {
                     from.into_iter().for_each(|fixup| asm.bind(fixup));
+                    asm.raw(&[0xB9]);
+                    asm.dword(site);
                     asm.jmp(self.stubs.indirect);
                 }
             }
