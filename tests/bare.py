@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -36,13 +36,14 @@ def real_mode_vm(
     *,
     cpus: int = 1,
     reboot: bool = False,
+    fw_cfg: Mapping[str, bytes] | None = None,
 ) -> wirt.VM:
     """A machine of 2 MiB, not yet started, whose vCPU 0 begins with `source` in real mode.
 
     A write to port 0xF4 ends it.
     """
     all_devices = ["isa-debug-exit", *devices]
-    vm = wirt.VM(memory="2M", cpus=cpus, accel=accelerator, devices=all_devices, reboot=reboot)
+    vm = wirt.VM(memory="2M", cpus=cpus, accel=accelerator, devices=all_devices, reboot=reboot, fw_cfg=fw_cfg)
     vm.memory.write(CODE, assemble(source))
     vm.vcpus[0].set_registers(rip=CODE, cs=REAL_MODE_CODE, rsp=CODE)
     return vm

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from wirt.devices import fw_cfg
 from wirt.machine import aml
 from wirt.machine.memory_map import (
     BIOS_BASE,
@@ -348,6 +349,7 @@ def _isa_bridge(config: AcpiConfig) -> bytes:
         _isa_device("RTC", "PNP0B00", aml.io_ports(0x70, 2), aml.irq(8)),
         _isa_device("KBD", "PNP0303", aml.io_ports(0x60, 1), aml.io_ports(0x64, 1), aml.irq(1)),
         _isa_device("PM", "PNP0C02", aml.io_ports(PM_BASE, PM_SIZE)),
+        _isa_device("FWCF", "QEMU0002", aml.io_ports(fw_cfg.SELECTOR_PORT, fw_cfg.PORTS)),
     ]
     for i, (port, number) in enumerate(_SERIAL_PORTS[: config.serial_ports]):
         devices.append(
@@ -365,9 +367,10 @@ def _isa_bridge(config: AcpiConfig) -> bytes:
 
 
 def _isa_device(name: str, hid: str, *resources: bytes, uid: int = 0) -> bytes:
+    """`hid` is a PNP ID of 7 characters or an ACPI ID of 8. Section 6.1.5."""
     return aml.device(
         name,
-        aml.name("_HID", aml.eisa_id(hid)),
+        aml.name("_HID", aml.eisa_id(hid) if len(hid) == 7 else aml.string(hid)),
         aml.name("_UID", aml.integer(uid)),
         aml.name("_STA", aml.integer(0x0F)),
         aml.name("_CRS", aml.resource_template(*resources)),

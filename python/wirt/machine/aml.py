@@ -66,6 +66,11 @@ def integer(value: int) -> bytes:
     raise ValueError(f"{value} is no unsigned 64-bit number.")
 
 
+def string(text: str) -> bytes:
+    """An ASCII string. Section 20.2.3."""
+    return b"\x0d" + text.encode("ascii") + b"\0"
+
+
 def eisa_id(text: str) -> bytes:
     """The compressed form of an EISA identifier such as "PNP0A03". Section 19.3.4."""
     letters = [ord(c) - 0x40 for c in text[:3]]

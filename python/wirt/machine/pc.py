@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 from wirt import _core
 from wirt.devices.device import Device
-from wirt.machine import acpi, boot, smbios
+from wirt.devices.fw_cfg import FwCfg
+from wirt.machine import acpi, boot, firmware, smbios
 from wirt.machine.memory_map import SMBIOS_BASE, MemoryMap, memory_map
 from wirt.storage.raw import open_raw
 
@@ -52,6 +53,8 @@ class PcConfig:
     debug_exit: bool = False
     debug_port: int | None = None
     """A file descriptor for what firmware prints to port 0x402."""
+    fw_cfg: Mapping[str, bytes] = field(default_factory=dict)
+    """The user's files in fw_cfg, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Termi
             machine.add_debug_exit()
         if config.debug_port is not None:
             machine.add_debug_port(config.debug_port)
-        for device in config.devices:
+        for device in (_fw_cfg(memory, layout, config), *config.devices):
             _attach(machine, device)
         entry = None
         if config.kernel is not None:
@@ -121,11 +124,34 @@ def _attach(machine: _core.Machine, device: Device) -> None:
         machine.add_mmio_device(device, device.name, device.mmio[0], device.mmio[-1], device.sizes)
 
 
+def _fw_cfg(memory: _core.GuestMemory, layout: MemoryMap, config: PcConfig) -> FwCfg:
+    """The firmware interface; its tables are made when a guest asks, which few do after a direct boot."""
+    return FwCfg(
+        memory,
+        lambda: firmware.contents(
+            layout=layout,
+            uuid=config.uuid,
+            cpus=config.cpus,
+            acpi=_acpi(layout, config),
+            smbios=_smbios(layout, config),
+            disk_slots=range(FIRST_DISK_SLOT, FIRST_DISK_SLOT + len(config.disks)),
+            files=config.fw_cfg,
+        ),
+    )
+
+
 def _place_tables(memory: _core.GuestMemory, layout: MemoryMap, config: PcConfig) -> int:
     """Put ACPI's and SMBIOS's tables where firmware would; return the address of the RSDP."""
-    tables = acpi.build(acpi.AcpiConfig(apic_ids=tuple(range(config.cpus)), pci64=layout.pci64)).place()
-    information = smbios.build(smbios.SmbiosConfig(layout=layout, uuid=config.uuid, cores=config.cpus))
+    tables = _acpi(layout, config).place()
     for blob in tables.blobs:
         memory.write(blob.address, blob.data)
-    memory.write(SMBIOS_BASE, information.place(SMBIOS_BASE))
+    memory.write(SMBIOS_BASE, _smbios(layout, config).place(SMBIOS_BASE))
     return tables.rsdp_address
+
+
+def _acpi(layout: MemoryMap, config: PcConfig) -> acpi.AcpiTables:
+    return acpi.build(acpi.AcpiConfig(apic_ids=tuple(range(config.cpus)), pci64=layout.pci64))
+
+
+def _smbios(layout: MemoryMap, config: PcConfig) -> smbios.SmbiosTables:
+    return smbios.build(smbios.SmbiosConfig(layout=layout, uuid=config.uuid, cores=config.cpus))

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 from uuid import UUID, uuid4
 
 from wirt.devices.device import Device, check_ranges
+from wirt.devices.fw_cfg import MAX_NAME, MAX_SIZE
 from wirt.errors import CapacityError, NotFoundError, UsageError
+from wirt.machine.firmware import USER_PREFIX
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
 from wirt.machine.pc import MAX_DISKS, Disk
 from wirt.vm.sizes import format_size, parse_size
 
 MAX_CPUS: Final = 255
 DEBUG_EXIT: Final = "isa-debug-exit"
+MAX_FW_CFG_FILES: Final = 1000
+"""Far more than anybody needs, and far fewer than there are selectors."""
 Guest = Literal["tiny"]
 
 
@@ -34,6 +38,7 @@ class Spec:
     disks: tuple[Disk, ...]
     devices: tuple[Device, ...]
     debug_exit: bool
+    fw_cfg: Mapping[str, bytes]
     uuid: UUID
 
 
@@ -47,6 +52,7 @@ def make_spec(
     cpus: int,
     disks: Sequence[str | os.PathLike[str] | Disk],
     devices: Sequence[Device | str],
+    fw_cfg: Mapping[str, bytes] | None = None,
     uuid: UUID | None = None,
 ) -> Spec:
     """Check what a user asked for against sense and this host.
@@ -77,6 +83,7 @@ def make_spec(
         disks=tuple(_disk(disk) for disk in disks),
         devices=tuple(models),
         debug_exit=DEBUG_EXIT in devices,
+        fw_cfg=_fw_cfg(fw_cfg or {}),
         uuid=uuid or uuid4(),
     )
 
@@ -99,6 +106,23 @@ def _cpus(wish: int) -> int:
     if isinstance(wish, bool) or not isinstance(wish, int) or not 1 <= wish <= MAX_CPUS:
         raise UsageError(f"A machine has 1 to {MAX_CPUS} vCPUs, not {wish!r}.")
     return wish
+
+
+def _fw_cfg(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    if len(files) > MAX_FW_CFG_FILES:
+        raise UsageError(f"fw_cfg takes at most {MAX_FW_CFG_FILES} files, not {len(files)}.")
+    for name, data in files.items():
+        rest = name.removeprefix(USER_PREFIX)
+        if rest in ("", name) or len(name) > MAX_NAME or not (name.isascii() and name.isprintable()):
+            raise UsageError(
+                f"{name[:80]!r} is no name of a file in fw_cfg: use {USER_PREFIX} and more printable ASCII, "
+                f"at most {MAX_NAME} characters in all."
+            )
+        if not isinstance(data, bytes):
+            raise UsageError(f"The fw_cfg file {name} is given as {type(data).__name__}: give bytes.")
+        if len(data) > MAX_SIZE:
+            raise UsageError(f"The fw_cfg file {name} has {format_size(len(data))}: give less than 4 GiB.")
+    return dict(files)
 
 
 def _image(role: str, wish: str | os.PathLike[str] | bytes | None) -> Path | bytes | None:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -45,8 +45,9 @@ class VM:
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `disks` are raw images, as paths or `Disk`;
     `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides `console`:
     nowhere, or to a file descriptor. `devices` are attached in order; the name isa-debug-exit stands for
-    QEMU's device. `debug_port` is a file descriptor for what firmware prints to port 0x402. With `reboot`, a
-    guest's reset starts the machine again from its images; otherwise it ends it.
+    QEMU's device. `debug_port` is a file descriptor for what firmware prints to port 0x402; `fw_cfg`
+    adds files to the firmware interface, whose names begin with opt/. With `reboot`, a guest's reset starts
+    the machine again from its images; otherwise it ends it.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
     is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.
@@ -66,6 +67,7 @@ class VM:
         serial: int | None = None,
         devices: Sequence[Device | str] = (),
         debug_port: int | None = None,
+        fw_cfg: Mapping[str, bytes] | None = None,
         reboot: bool = True,
     ) -> None:
         self.spec: Spec = make_spec(
@@ -77,6 +79,7 @@ class VM:
             cpus=cpus,
             disks=disks,
             devices=devices,
+            fw_cfg=fw_cfg,
         )
         chosen = choose(accel)
         self.accelerator = chosen.name
@@ -219,6 +222,7 @@ class VM:
             devices=spec.devices,
             debug_exit=spec.debug_exit,
             debug_port=debug_port,
+            fw_cfg=spec.fw_cfg,
         )
 
     def _assemble(self) -> Pc:

@@ -172,6 +172,13 @@ def test_iasl_reads_every_table_and_compiles_the_dsdt_back_to_itself(
     assert (tmp_path / "again.aml").read_bytes()[HEADER_SIZE:] == tables["DSDT"][HEADER_SIZE:]
 
 
+def test_dsdt_names_fw_cfg_and_its_ports() -> None:
+    dsdt = Placed(build(SMALL)).all()["DSDT"]
+    device = dsdt[dsdt.index(b"FWCF") :][:64]
+    assert b"_HID\x0dQEMU0002\0" in device
+    assert bytes.fromhex("4701 1005 1005 01 0c 7900") in device
+
+
 def test_dsdt_routes_slots_by_the_piix_swizzle(iasl: str, tmp_path: Path) -> None:
     (tmp_path / "DSDT.dat").write_bytes(Placed(build(SMALL)).all()["DSDT"])
     subprocess.run([iasl, "-d", "DSDT.dat"], cwd=tmp_path, capture_output=True, check=True, timeout=60)

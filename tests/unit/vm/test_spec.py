@@ -48,6 +48,12 @@ def spec(**wishes: Any) -> Any:
         ({"disks": ["/nowhere/disk"]}, 3, "disk /nowhere/disk does not exist"),
         ({"disks": ["/"]}, 2, "disk / is a directory"),
         ({"disks": ["/dev/null"] * 40}, 2, "at most 27 disks"),
+        ({"fw_cfg": {"etc/e820": b""}}, 2, "'etc/e820' is no name"),
+        ({"fw_cfg": {"opt/": b""}}, 2, "'opt/' is no name"),
+        ({"fw_cfg": {"opt/" + "x" * 52: b""}}, 2, "at most 55 characters"),
+        ({"fw_cfg": {"opt/\n": b""}}, 2, "printable ASCII"),
+        ({"fw_cfg": {"opt/x": "text"}}, 2, "opt/x is given as str: give bytes"),
+        ({"fw_cfg": {f"opt/{n}": b"" for n in range(1001)}}, 2, "at most 1000 files, not 1001"),
         ({"devices": ["flux-capacitor"]}, 2, "no device 'flux-capacitor'"),
     ],
 )
