@@ -369,12 +369,12 @@ impl Core {
 
     /// Reads an I/O port (`size` 1, 2 or 4). Permissions are checked by the caller.
     pub fn port_read(&mut self, port: u16, size: u8) -> u32 {
-        self.bus.pio_read(port, size)
+        self.shared.outside(self.id, || self.bus.pio_read(port, size))
     }
 
     /// Writes an I/O port.
     pub fn port_write(&mut self, port: u16, size: u8, value: u32) {
-        self.bus.pio_write(port, size, value);
+        self.shared.outside(self.id, || self.bus.pio_write(port, size, value));
     }
 }
 

@@ -4,9 +4,10 @@
 //! Every vCPU translates for itself. A page of RAM that any vCPU has translated code from carries
 //! [`hv::PageFlags::CODE`], which keeps it out of every vCPU's write TLB; per vCPU and page, 64 *granule* bits say
 //! which 64-byte pieces hold translated code. A store that misses the write TLB looks at the granules: data beside code is
-//! stored without further ado; a store into a granule with code first makes every vCPU that has code there drop it.
-//! The storing vCPU posts the request, and waits until the other one has taken it or is *outside* of guest code
-//! (halted, in a device, waiting itself): whoever is outside takes its requests before it runs translated code again.
+//! stored without further ado; behind a store into a granule with code, before the next instruction, every vCPU that has
+//! code there drops it. (Before the store would be too early: a vCPU could translate the old bytes again.) The storing
+//! vCPU posts the request, and waits until the other one has taken it or is *outside* of guest code (halted, in a
+//! device, waiting itself): whoever is outside takes its requests before it runs translated code again.
 
 use crate::vcpu::RecompilerVcpu;
 use hv::{Bus, Error, GuestMemory, Interrupts, IoAddress, Kick, LocalApic, Msi, PageFlags, Tsc, Vcpu, Vm};
@@ -155,9 +156,6 @@ impl Shared {
 
     /// Runs `f` with vCPU `id` outside of guest code, so that nobody waits for it meanwhile.
     pub(crate) fn outside<T>(&self, id: u32, f: impl FnOnce() -> T) -> T {
-        if self.mailboxes.len() == 1 {
-            return f();
-        }
         let mailbox = self.mailbox(id);
         mailbox.leave();
         let result = f();
@@ -176,7 +174,8 @@ impl Shared {
         (u64::MAX >> (63 - last)) & (u64::MAX << first)
     }
 
-    /// vCPU `id` is about to store to `offset..offset + size` of the RAM file, within one page with the CODE flag.
+    /// vCPU `id` has stored to `offset..offset + size` of the RAM file, within one page with the CODE flag. When this returns,
+    /// every vCPU has dropped what it translated from the old bytes, or will before it runs translated code again.
     pub(crate) fn code_written_by_vcpu(&self, id: u32, offset: u64, size: u64) {
         let mask = Self::granule_mask(offset, size);
         let page = (offset >> 12) as usize;
@@ -204,18 +203,16 @@ impl Shared {
             .any(|mailbox| mailbox.granules[(offset >> 12) as usize].load(Ordering::SeqCst) & mask != 0)
     }
 
-    /// Whether a page of the RAM file holds no translated code, so that the TLB may let writes through. Clears a stale
-    /// CODE flag.
-    pub(crate) fn page_free_of_code(&self, memory: &GuestMemory, page: u64) -> bool {
+    /// Whether a page of the RAM file holds no translated code, so that the TLB of vCPU `id` may let writes through. Clears
+    /// a stale CODE flag.
+    pub(crate) fn page_free_of_code(&self, id: u32, memory: &GuestMemory, page: u64) -> bool {
         if !memory.page_flags(page).contains(PageFlags::CODE) {
             return true;
         }
-        let _guard = self.code_lock();
-        // Cleared first: whoever registers code after this sees the flag missing and takes the lock.
-        memory.clear_page_flags(page, PageFlags::CODE);
+        let _guard = self.outside(id, || self.code_lock());
         let used = self.mailboxes.iter().any(|mailbox| mailbox.granules[page as usize].load(Ordering::SeqCst) != 0);
-        if used {
-            memory.set_page_flags(page, PageFlags::CODE);
+        if !used {
+            memory.clear_page_flags(page, PageFlags::CODE);
         }
         !used
     }
@@ -224,13 +221,12 @@ impl Shared {
     /// there is noticed. The caller protects its own TLB when this returns true.
     pub(crate) fn register_code(&self, id: u32, memory: &GuestMemory, offset: u64, size: u64) -> bool {
         let page = offset >> 12;
+        // The lock is held until every other vCPU has taken the request: whoever finds the flag set can rely on it.
+        let _guard = self.outside(id, || self.code_lock());
         self.mailbox(id).granules[page as usize].fetch_or(Self::granule_mask(offset, size), Ordering::SeqCst);
-        if memory.page_flags(page).contains(PageFlags::CODE) {
+        if memory.set_page_flags(page, PageFlags::CODE).contains(PageFlags::CODE) {
             return false;
         }
-        let guard = self.code_lock();
-        memory.set_page_flags(page, PageFlags::CODE);
-        drop(guard);
         let others = || self.mailboxes.iter().enumerate().filter(|(other, _)| *other != id as usize);
         for (_, mailbox) in others() {
             mailbox.post(Request::Protect { page });
@@ -255,7 +251,7 @@ struct Watcher(Arc<Shared>);
 
 impl hv::CodeWatcher for Watcher {
     fn code_written(&self, offset: u64, size: u64) {
-        // A device is outside of every vCPU: post, and wait for those that run.
+        // Post, and wait for those that run.
         let end = offset + size;
         let mut at = offset;
         while at < end {

@@ -67,7 +67,7 @@ values!(u8, u16, u32, u64, u128);
 /// Where a read-modify-write finds its operand.
 #[derive(Clone, Copy, Debug)]
 pub enum Target {
-    /// In RAM, within one page: the host address. Writes were checked, code was invalidated.
+    /// In RAM, within one page: the host address. Writes were checked; call [`Core::stored`] behind the store.
     Ram(*mut u8),
     /// Not RAM, or across a page: use [`Core::read`] and [`Core::write`] under [`crate::Shared::split_lock`].
     Slow,
@@ -169,13 +169,7 @@ impl Core {
             return Ok(Target::Slow);
         }
         let found = self.translate_page(view, linear, Kind::Write)?;
-        match self.ram(found.physical, true) {
-            Some(host) => {
-                self.before_store(found.physical, size);
-                Ok(Target::Ram(host))
-            }
-            None => Ok(Target::Slow),
-        }
+        Ok(self.ram(found.physical, true).map_or(Target::Slow, Target::Ram))
     }
 
     /// Reads bytes under an explicit view; at most a page.
@@ -226,20 +220,20 @@ impl Core {
         } else if let Some((lapic, offset)) = self.lapic_at(physical) {
             lapic.mmio_read(offset, data);
         } else {
-            self.bus.mmio_read(physical, data);
+            self.shared.outside(self.id, || self.bus.mmio_read(physical, data));
         }
     }
 
     /// Writes guest physical memory, RAM or not, within one page.
     pub fn physical_write(&mut self, physical: u64, data: &[u8]) {
         if let Some(host) = self.ram(physical, true) {
-            self.before_store(physical, data.len() as u64);
             // SAFETY: as in `physical_read`.
             unsafe { copy_in(host, data) };
+            self.stored(host, data.len() as u64);
         } else if let Some((lapic, offset)) = self.lapic_at(physical) {
             lapic.mmio_write(offset, data);
         } else {
-            self.bus.mmio_write(physical, data);
+            self.shared.outside(self.id, || self.bus.mmio_write(physical, data));
         }
     }
 
@@ -268,13 +262,13 @@ impl Core {
         self.memory.host(physical, 1)
     }
 
-    /// Called before a vCPU stores to RAM by a path that the TLB did not clear: drops translations of what is there.
-    fn before_store(&mut self, physical: u64, size: u64) {
-        if let Some(offset) = self.memory.offset(physical, 1) {
-            if self.memory.page_flags(offset >> 12).contains(PageFlags::CODE) {
-                let shared = self.shared.clone();
-                shared.code_written_by_vcpu(self.id, offset, size);
-            }
+    /// Called behind a store to RAM within one page, by a path that the TLB did not clear: drops translations of what was
+    /// there.
+    pub(crate) fn stored(&mut self, host: *mut u8, size: u64) {
+        let offset = host as u64 - self.memory.base() as u64;
+        if self.memory.page_flags(offset >> 12).contains(PageFlags::CODE) {
+            let shared = self.shared.clone();
+            shared.code_written_by_vcpu(self.id, offset, size);
         }
     }
 
@@ -297,7 +291,7 @@ impl Core {
         if let Some(offset) = self.memory.offset(found.physical & !0xFFF, 4096) {
             if let Some(host) = self.ram(found.physical & !0xFFF, false) {
                 let mut writable = found.writable && self.ram(found.physical & !0xFFF, true).is_some();
-                if writable && !self.shared.page_free_of_code(&self.memory, offset >> 12) {
+                if writable && !self.shared.page_free_of_code(self.id, &self.memory, offset >> 12) {
                     writable = false;
                 }
                 self.note_large(linear, found.page_size);

@@ -188,8 +188,12 @@ pub(super) fn cmpxchg16b(core: &mut Core, instruction: &Instruction) -> Executed
         return Err(Fault::GP0);
     }
     let exchanged = match core.target(linear, 16)? {
-        // SAFETY: `target` gives 16 writable bytes of RAM; pages keep the alignment.
-        Target::Ram(host) => unsafe { compare_exchange_16(host, expected, new) },
+        Target::Ram(host) => {
+            // SAFETY: `target` gives 16 writable bytes of RAM; pages keep the alignment.
+            let exchanged = unsafe { compare_exchange_16(host, expected, new) };
+            core.stored(host, 16);
+            exchanged
+        }
         Target::Slow => under_split_lock(core, |core| {
             let old = core.read::<u128>(linear)?;
             core.write(linear, if old == expected { new } else { old })?;

@@ -292,6 +292,7 @@ pub(crate) fn modify_linear<R>(
             let (value, result) = change(unsafe { atomic::load(host, size) });
             // SAFETY: as above; `target` has checked for writing.
             unsafe { atomic::store(host, size, value) };
+            core.stored(host, size as u64);
             Ok(result)
         }
         Target::Ram(host) if !atomic::crosses_line(host, size) => {
@@ -301,7 +302,10 @@ pub(crate) fn modify_linear<R>(
                 let (value, result) = change(old);
                 // SAFETY: as above; the access stays within a cache line.
                 match unsafe { atomic::compare_exchange(host, size, old, value) } {
-                    Ok(()) => return Ok(result),
+                    Ok(()) => {
+                        core.stored(host, size as u64);
+                        return Ok(result);
+                    }
                     Err(found) => old = found,
                 }
             }

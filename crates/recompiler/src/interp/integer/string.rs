@@ -155,6 +155,7 @@ fn move_run(core: &mut Core, strings: &Strings, most: u64) -> Result<Option<u64>
     }
     // SAFETY: both are RAM that stays mapped, each run within its page; `copy` allows the overlap that remains.
     unsafe { std::ptr::copy(source, target, bytes) };
+    core.stored(target, bytes as u64);
     Ok(Some(count))
 }
 
@@ -198,6 +199,7 @@ fn fill_run(core: &mut Core, strings: &Strings, value: u64, most: u64) -> Result
             unsafe { atomic::store(target.add(index * strings.element), strings.element, value) };
         }
     }
+    core.stored(target, bytes as u64);
     Ok(Some(count))
 }
 
