@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -235,3 +236,25 @@ raise SystemExit(3)
         timeout=60,
     )
     assert (ended.returncode, ended.stderr) == (3, b"")
+
+
+def test_closed_machine_gives_its_memory_back(accelerator: str) -> None:
+    def memfds() -> int:
+        links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+        return sum("wirt-guest-memory" in os.readlink(link) for link in links if os.path.lexists(link))
+
+    before = memfds()
+    gc.disable()
+    try:
+        vm = bare.real_mode_vm(COUNT, accelerator)
+        with vm:
+            wait_until_counts(vm)
+            assert memfds() == before + 1
+        assert memfds() == before
+    finally:
+        gc.enable()
+    assert vm.state == "ended"
+    for look in (lambda: vm.memory.read(0, 1), lambda: vm.vcpus[0].registers, vm.bus_map, vm.start):
+        with pytest.raises(wirt.ClosedError, match="closed"):
+            look()
+    vm.close()

@@ -192,3 +192,13 @@ def test_overlap_names_both_devices(accelerator: str) -> None:
 
     with pytest.raises(wirt.Error, match=r"Rival overlap .* COM1"):
         wirt.VM(memory="2M", accel=accelerator, devices=[Rival()])
+
+
+def test_addresses_in_ram_are_refused() -> None:
+    class Shadowed(wirt.Device):
+        mmio = range(0x1F_F000, 0x20_1000)
+
+    with pytest.raises(
+        wirt.UsageError, match="Shadowed declares addresses 0x1ff000 to 0x200fff, where .* RAM"
+    ):
+        wirt.VM(memory="2M", devices=[Shadowed()])

@@ -98,6 +98,10 @@ class RamRegion(NamedTuple):
     size: int
     offset: int
 
+    @property
+    def range(self) -> Range:
+        return Range(self.address, self.address + self.size)
+
 
 class E820Entry(NamedTuple):
     """One entry of the map that firmware hands to the operating system."""

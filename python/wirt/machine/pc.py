@@ -12,8 +12,9 @@ from uuid import UUID
 from wirt import _core
 from wirt.devices.device import Device
 from wirt.devices.fw_cfg import FwCfg
+from wirt.errors import UsageError
 from wirt.machine import acpi, boot, firmware, smbios
-from wirt.machine.memory_map import SMBIOS_BASE, MemoryMap, memory_map
+from wirt.machine.memory_map import SMBIOS_BASE, MemoryMap, Range, memory_map
 from wirt.storage.raw import open_raw
 
 COM1_PORT: Final = 0x3F8
@@ -72,7 +73,8 @@ class Pc:
 def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Terminal) -> Pc:
     """Make the machine, with the given far ends of its serial port and its virtio console.
 
-    Raises BootError, ValueError or CoreError with one sentence for the user; nothing is left behind then.
+    Raises BootError, ValueError, CoreError or UsageError with one sentence for the user; nothing is left
+    behind then.
     """
     layout = memory_map(config.memory_size)
     memory = _core.GuestMemory([(region.address, region.size, region.offset, False) for region in layout.ram])
@@ -89,7 +91,7 @@ def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Termi
         if config.debug_port is not None:
             machine.add_debug_port(config.debug_port)
         for device in (_fw_cfg(memory, layout, config), *config.devices):
-            _attach(machine, device)
+            _attach(machine, layout, device)
         entry = None
         if config.kernel is not None:
             machine.assign_pci_resources()
@@ -115,12 +117,20 @@ def _add_disk(machine: _core.Machine, index: int, disk: Disk) -> None:
         os.close(fd)
 
 
-def _attach(machine: _core.Machine, device: Device) -> None:
+def _attach(machine: _core.Machine, layout: MemoryMap, device: Device) -> None:
     if device.irq is not None:
         device.interrupt = machine.irq_line(device.irq)
     if device.ports is not None:
         machine.add_port_device(device, device.name, device.ports[0], device.ports[-1], device.sizes)
     if device.mmio is not None:
+        declared = Range(device.mmio[0], device.mmio[-1] + 1)
+        for ram in layout.ram:
+            if declared.overlaps(ram.range):
+                # RAM would win: no access would ever reach the device.
+                raise UsageError(
+                    f"Device {device.name} declares addresses {declared.base:#x} to {declared.end - 1:#x}, "
+                    f"where this machine has RAM ({ram.address:#x} to {ram.range.end - 1:#x}): choose others."
+                )
         machine.add_mmio_device(device, device.name, device.mmio[0], device.mmio[-1], device.sizes)
 
 

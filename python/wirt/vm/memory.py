@@ -9,7 +9,10 @@ from wirt.errors import UsageError
 
 
 class Memory:
-    """Guest RAM by guest-physical address. The guest may change it at any time unless it is paused."""
+    """Guest RAM by guest-physical address. The guest may change it at any time unless it is paused.
+
+    Raises ClosedError when the machine is closed.
+    """
 
     def __init__(self, memory: Callable[[], _core.GuestMemory]) -> None:
         self._memory = memory

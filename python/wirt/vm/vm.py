@@ -95,8 +95,10 @@ class VM:
         """The first serial port, ttyS0 in Linux."""
         self.virtio_console = Console(self._virtio_terminal)
         """The virtio console, hvc0 in Linux."""
-        self.memory = Memory(lambda: self._pc.memory)
-        self.vcpus: tuple[Vcpu, ...] = tuple(Vcpu(lambda: self._pc.machine, index) for index in range(cpus))
+        self.memory = Memory(lambda: self._open_pc.memory)
+        self.vcpus: tuple[Vcpu, ...] = tuple(
+            Vcpu(lambda: self._open_pc.machine, index) for index in range(cpus)
+        )
         self._shell = Shell(self.console)
         # Guards `_pc`, `_result` and `_closing`; the supervisor replaces the machine after a guest's reset.
         self._lock = threading.Lock()
@@ -105,12 +107,13 @@ class VM:
         self._closing = False
         self._supervisor: threading.Thread | None = None
         self._config = self._make_config(debug_port)
-        self._pc = self._assemble()
+        # None once the machine is closed, so that its memory goes even if somebody keeps this object.
+        self._pc: Pc | None = self._assemble()
         _open_machines.add(self)
 
     def start(self) -> None:
         """Let the guest run. Raises Error unless the machine was just made."""
-        self._call(self._pc.machine.start)
+        self._call(self._open_pc.machine.start)
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._supervisor.start()
 
@@ -126,7 +129,7 @@ class VM:
     def stop(self, timeout: float = 30.0) -> Result:
         """Press the power button, wait `timeout` seconds for the guest to power off, then switch it off."""
         if self._result is None and self._supervisor is not None:
-            self._call(self._pc.machine.press_power_button)
+            self._call(self._open_pc.machine.press_power_button)
             with contextlib.suppress(WaitTimeout):
                 return self.wait(timeout)
         return self.kill()
@@ -135,7 +138,8 @@ class VM:
         """Switch the machine off, as when its power fails. Disks keep what was written."""
         with self._lock:
             self._closing = True
-            self._pc.machine.kill()
+            if self._pc is not None:
+                self._pc.machine.kill()
         if self._supervisor is None:
             self._finish(Result("killed", 1, "The machine was switched off."))
         return self.wait()
@@ -144,16 +148,17 @@ class VM:
         """Stop all vCPUs and return when they stand still. Raises Error unless the machine runs or is
         paused.
         """
-        self._call(self._pc.machine.pause)
+        self._call(self._open_pc.machine.pause)
 
     def resume(self) -> None:
         """Let a paused machine run on."""
-        self._call(self._pc.machine.resume)
+        self._call(self._open_pc.machine.resume)
 
     @property
     def state(self) -> str:
         """created, running, paused or ended."""
-        return self._pc.machine.state
+        pc = self._pc
+        return "ended" if pc is None else pc.machine.state
 
     @property
     def result(self) -> Result | None:
@@ -176,14 +181,17 @@ class VM:
         """Which device answers where: (bus, first, last, name), ascending, for the buses `port` and
         `mmio`.
         """
-        return self._pc.machine.bus_map()
+        return self._open_pc.machine.bus_map()
 
     def close(self) -> None:
         """Switch the machine off if it runs, end its threads and free its memory."""
         self.kill()
         if self._supervisor is not None and self._supervisor is not threading.current_thread():
             self._supervisor.join()
-        self._pc.machine.close()
+        with self._lock:
+            pc, self._pc = self._pc, None
+        if pc is not None:
+            pc.machine.close()
         self._terminal.close()
         self._virtio_terminal.close()
         _open_machines.discard(self)
@@ -225,6 +233,14 @@ class VM:
             fw_cfg=spec.fw_cfg,
         )
 
+    @property
+    def _open_pc(self) -> Pc:
+        """The assembled machine. Raises ClosedError when it is closed."""
+        pc = self._pc
+        if pc is None:
+            raise ClosedError("The machine is closed.")
+        return pc
+
     def _assemble(self) -> Pc:
         try:
             pc = assemble(self._config, self._terminal, self._virtio_terminal)
@@ -239,7 +255,7 @@ class VM:
     def _supervise(self) -> None:
         """Wait for the machine's end; after a guest's reset make it anew."""
         while True:
-            event = self._pc.machine.wait()
+            event = self._open_pc.machine.wait()
             assert event is not None
             if event.kind != "reset" or not self._reboot:
                 break
@@ -253,7 +269,7 @@ class VM:
 
     def _restart(self) -> bool:
         """Replace the machine by a new one that runs; false when it was switched off meanwhile."""
-        self._pc.machine.close()
+        self._open_pc.machine.close()
         for device in self.spec.devices:
             device.reset()
         pc = self._assemble()
