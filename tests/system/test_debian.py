@@ -32,7 +32,7 @@ def accel(request: pytest.FixtureRequest) -> str:
     if name == "kvm":
         probe = _core.probe()
         if probe.verdict != "hardware":
-            pytest.skip(f"Linux does not run in the KVM of this host: {probe.reason}")
+            pytest.skip(f"Linux does not run in the KVM of this host: {probe.text}")
     return name
 
 
