@@ -8,18 +8,22 @@ import tty
 from types import TracebackType
 from typing import Self
 
+from wirt.cli.terminal_guard import TerminalGuard
+
 
 class RawTerminal:
     """A terminal whose keys reach the guest one by one, Ctrl-C and Ctrl-Z included.
 
     A context manager: inside it the terminal is raw. `suspend` and `resume` are for the time a shell has it.
-    A terminal that went away, or that another job has now, is left alone.
+    A terminal that went away, or that another job has now, is left alone. While it is raw, a guard would
+    bring it back if this process were killed.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._saved = termios.tcgetattr(fd)
         self._raw = False
+        self._guard: TerminalGuard | None = None
 
     def __enter__(self) -> Self:
         self.resume()
@@ -33,6 +37,8 @@ class RawTerminal:
     def resume(self) -> None:
         """Make the terminal raw, if this process is in its foreground."""
         if self._has_terminal():
+            if not self._raw:
+                self._guard = TerminalGuard.post(self._fd)
             # At once, without waiting for output to drain: what was typed before is kept for the guest.
             tty.setraw(self._fd, termios.TCSANOW)
             self._raw = True
@@ -43,6 +49,9 @@ class RawTerminal:
             # TCSADRAIN would wait for ever for a terminal that takes no output.
             termios.tcsetattr(self._fd, termios.TCSANOW, self._saved)
         self._raw = False
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
 
     def _has_terminal(self) -> bool:
         """Whether setting modes works, and would not stop this process as a background job."""

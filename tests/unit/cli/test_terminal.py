@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
+import sys
 import termios
 from collections.abc import Iterator
 
 import pytest
 
+from pty_process import PtyProcess
 from wirt.cli.terminal import RawTerminal
 
 
@@ -83,3 +85,24 @@ def test_output_that_nobody_takes_does_not_hold_up_the_end(terminal: tuple[int, 
             while True:
                 os.write(slave, b"x" * 4096)
     assert termios.tcgetattr(slave) == before
+
+
+def test_restored_after_kill() -> None:
+    program = "import time; from wirt.cli.terminal import RawTerminal\nwith RawTerminal(0): time.sleep(60)"
+    with PtyProcess([sys.executable, "-c", program]) as process:
+        process.wait_until_raw()
+        process.process.kill()
+        process.wait_until_raw(False)
+        assert process.modes() == process.modes_before
+
+
+def test_nothing_stays_behind(terminal: tuple[int, int]) -> None:
+    slave, _ = terminal
+    descriptors = os.listdir("/proc/self/fd")
+    with RawTerminal(slave) as raw:
+        raw.resume()
+        raw.suspend()
+        raw.resume()
+    assert os.listdir("/proc/self/fd") == descriptors
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
