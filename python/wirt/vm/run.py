@@ -71,15 +71,19 @@ def run(
                 if left == 0.0 and not vm.console.closed:
                     if frames.begun:
                         raise WaitTimeout(f"The command {command!r} still runs after {timeout:g} s.")
-                    raise WaitTimeout(f"The guest still boots after {timeout:g} s. {_last_output(vm)}")
+                    raise WaitTimeout(
+                        f"The guest still boots after {timeout:g} s. {_last_output(vm, output)}"
+                    )
             result = vm.wait()
         finally:
             if on_end is not None:
                 on_end(vm)
     if frames.status is None:
-        raise Error(f"The machine ended before the command did. {result.message} {_last_output(vm)}")
+        raise Error(f"The machine ended before the command did. {result.message} {_last_output(vm, output)}")
     return CompletedExec(command, output.decode(errors="replace"), frames.status)
 
 
-def _last_output(vm: VM) -> str:
-    return f"Its last output: {vm.console.history()[-200:].decode(errors='replace')!r}"
+def _last_output(vm: VM, output: bytearray) -> str:
+    """The end of the command's output if there is some, and of the guest's otherwise."""
+    shown = (output or vm.console.history())[-200:]
+    return f"Its last output: {shown.decode(errors='replace')!r}"

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal
 from uuid import UUID, uuid4
@@ -80,12 +81,22 @@ def make_spec(
         append=append,
         memory=_memory(memory),
         cpus=_cpus(cpus),
-        disks=tuple(_disk(disk) for disk in disks),
+        disks=_disks(disks),
         devices=tuple(models),
         debug_exit=DEBUG_EXIT in devices,
         fw_cfg=_fw_cfg(fw_cfg or {}),
         uuid=uuid or uuid4(),
     )
+
+
+def _disks(wishes: Sequence[str | os.PathLike[str] | Disk]) -> tuple[Disk, ...]:
+    disks = tuple(_disk(wish) for wish in wishes)
+    for one, other in combinations(disks, 2):
+        if not (one.readonly and other.readonly) and os.path.samefile(one.path, other.path):
+            raise UsageError(
+                f"The disks {one.path} and {other.path} are one file: leave one out, or make both read-only."
+            )
+    return disks
 
 
 def _memory(wish: str | int) -> int:

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from wirt import _core
 from wirt.devices.device import Device
-from wirt.errors import ClosedError, Error, WaitTimeout
+from wirt.errors import ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
 from wirt.machine.pc import Disk, Pc, PcConfig, assemble
 from wirt.vm.accelerator import choose
@@ -175,6 +175,8 @@ class VM:
             raise Error("Commands run in the built-in guest only: use the console of this one.")
         if self._supervisor is None:
             raise Error("The machine was not started: start it before running a command.")
+        if "\0" in command:
+            raise UsageError("The command has a NUL in it, which no command line can hold: leave it out.")
         return self._shell.run(command, timeout)
 
     def bus_map(self) -> list[tuple[str, int, int, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import wirt
-from wirt.machine.pc import hardware_address
+from wirt.machine.pc import Disk, hardware_address
 from wirt.vm.spec import make_spec
 
 
@@ -98,3 +98,14 @@ def test_hardware_address_is_local_unicast_and_stable() -> None:
     assert address == hardware_address(uuid)
     assert address[0] & 3 == 2
     assert all(0 <= byte <= 255 for byte in address)
+
+
+def test_one_file_as_two_disks_is_refused_unless_nobody_writes(tmp_path: Path) -> None:
+    image, link = tmp_path / "image", tmp_path / "link"
+    image.write_bytes(bytes(512))
+    link.symlink_to(image)
+    for first in (image, Disk(image, readonly=True)):
+        with pytest.raises(wirt.UsageError, match="are one file"):
+            spec(disks=[first, link])
+    both = [Disk(image, readonly=True), Disk(link, readonly=True)]
+    assert spec(disks=both).disks == tuple(both)

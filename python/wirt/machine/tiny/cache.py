@@ -91,7 +91,10 @@ def prepare(directory: Path, progress: Progress, *, refresh: bool) -> TinyGuest:
     except build.ERRORS as error:
         raise TinyError(str(error)) from error
     except OSError as error:
-        raise TinyError(f"The cache {place} cannot be used: {error.strerror}: {error.filename}.") from error
+        raise TinyError(
+            f"The cache {place} cannot be used: {error.strerror}: {error.filename}. "
+            "Make it writable, or set XDG_CACHE_HOME to a directory that is."
+        ) from error
     guest = _installed(place)
     if guest is None:
         raise TinyError(f"The files just written to {place} are damaged: check that disk.")
