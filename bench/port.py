@@ -32,7 +32,7 @@ class Sink(wirt.Device):
 class Clock(wirt.Device):
     """Takes the CPU time of its thread, a vCPU's, at each write; the second write ends the machine."""
 
-    ports = range(0x510, 0x511)
+    ports = range(0x700, 0x701)
 
     def __init__(self) -> None:
         self.times: list[int] = []
@@ -43,7 +43,7 @@ class Clock(wirt.Device):
 
 
 def guest(port: int | None) -> bytes:
-    """Real mode: write to 0x510, loop ROUNDS times with a write to `port` (None: a nop), write to 0x510."""
+    """Real mode: write to 0x700, loop ROUNDS times with a write to `port` (None: a nop), write to 0x700."""
     access = b"\x90" if port is None else b"\xee"
     target = (port or 0).to_bytes(2, "little")
     mark = b"\xba\x10\x05\xee"
