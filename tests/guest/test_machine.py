@@ -128,9 +128,9 @@ def test_registers_of_a_running_and_of_an_ended_machine(accelerator: str) -> Non
 
 def test_registers_that_do_not_exist_or_fit_are_refused(accelerator: str) -> None:
     with bare.real_mode_vm(COUNT, accelerator) as vm:
-        with pytest.raises(wirt.Error, match="no register rxx"):
+        with pytest.raises(wirt.UsageError, match="no register rxx"):
             vm.vcpus[0].set_registers(rxx=1)
-        with pytest.raises(wirt.Error):
+        with pytest.raises(wirt.UsageError, match="64 bits"):
             vm.vcpus[0].set_registers(rax=1 << 64)
 
 

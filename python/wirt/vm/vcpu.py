@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wirt import _core
-from wirt.errors import Error
+from wirt.errors import Error, UsageError
 from wirt.machine.boot.state import DescriptorTable, Segment
 from wirt.vm.registers import Registers, from_core, to_core
 
@@ -28,7 +28,8 @@ class Vcpu:
     def set_registers(self, **values: int | Segment | DescriptorTable) -> None:
         """Set registers by name, as `Registers` has them; the others stay.
 
-        Raises Error when no processor can be in that state, or there is no such register.
+        Raises UsageError when there is no such register or it cannot hold the value, Error when no processor
+        can be in that state.
         """
         self._ask(self._machine().set_registers, to_core(values))
 
@@ -46,7 +47,9 @@ class Vcpu:
     def _ask(self, method: Callable[..., Any], *arguments: object) -> Any:
         try:
             return method(self.index, *arguments)
-        except (_core.CoreError, OverflowError) as error:
+        except _core.CoreError as error:
             raise Error(f"vCPU {self.index}: {error}.") from error
+        except OverflowError as error:
+            raise UsageError(f"vCPU {self.index}: a value is negative or has more than 64 bits.") from error
         except KeyError as error:
-            raise Error(f"vCPU {self.index}: {error.args[0]}.") from error
+            raise UsageError(f"vCPU {self.index}: {error.args[0]}.") from error
