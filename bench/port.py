@@ -46,7 +46,7 @@ def guest(port: int | None) -> bytes:
     """Real mode: write to 0x700, loop ROUNDS times with a write to `port` (None: a nop), write to 0x700."""
     access = b"\x90" if port is None else b"\xee"
     target = (port or 0).to_bytes(2, "little")
-    mark = b"\xba\x10\x05\xee"
+    mark = b"\xba" + Clock.ports.start.to_bytes(2, "little") + b"\xee"
     loop = b"\xb9" + ROUNDS.to_bytes(2, "little") + b"\xba" + target + access + b"\xe2" + bytes((0xFD,))
     return mark + loop + mark + b"\xf4"
 
