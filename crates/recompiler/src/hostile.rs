@@ -4,31 +4,12 @@
 //! `WIRT_HOSTILE_N` sets the number of guests, `WIRT_HOSTILE_SEED` the first of them.
 
 use crate::state::Bits;
-use crate::testing::{self, CODE, DATA, RAM};
+use crate::testing::{self, CODE, DATA, RAM, Random, environment};
 use crate::vcpu::RecompilerVcpu;
 use hv::{Exit, Kick, Vcpu};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 16) % limit
-    }
-}
-
-fn environment(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
-}
 
 /// Opcodes that lead somewhere more often than random bytes do.
 const LIVELY: [&[u8]; 24] = [

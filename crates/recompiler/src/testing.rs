@@ -103,3 +103,37 @@ pub(crate) fn execute_all(core: &mut Core, bytes: &[u8]) -> crate::state::Execut
     }
     Ok(())
 }
+
+/// xorshift64*: the same numbers in every run. Not zero.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// Any number.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number below `limit`.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        (self.next() >> 16) % limit
+    }
+
+    /// Numbers at which arithmetic has its edges, and any others.
+    pub(crate) fn value(&mut self) -> u64 {
+        match self.below(6) {
+            0 => self.below(4).wrapping_sub(2),
+            1 => 1 << self.below(64),
+            2 => (1 << self.below(64)) - 1,
+            3 => self.below(0x200).wrapping_sub(0x100),
+            _ => self.next(),
+        }
+    }
+}
+
+/// A number from the environment.
+pub(crate) fn environment(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
+}

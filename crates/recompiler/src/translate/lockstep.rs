@@ -7,7 +7,7 @@ use super::form::{Plan, Planner};
 use crate::blocks::{Decoded, Mode};
 use crate::interp;
 use crate::state::{Bits, Core};
-use crate::testing::{self, CODE, RAM};
+use crate::testing::{self, CODE, RAM, Random, environment};
 use crate::vcpu::RecompilerVcpu;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use std::sync::Arc;
@@ -15,31 +15,6 @@ use std::sync::Arc;
 /// Where data registers point: in the middle of RAM, near the end of a page.
 const WINDOW: u64 = 0x10_0000;
 const _: () = assert!(WINDOW + 0x1_0000 < RAM);
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 16) % limit
-    }
-
-    fn value(&mut self) -> u64 {
-        match self.below(6) {
-            0 => self.below(4).wrapping_sub(2),
-            1 => 1 << self.below(64),
-            2 => (1 << self.below(64)) - 1,
-            3 => self.below(0x200).wrapping_sub(0x100),
-            _ => self.next(),
-        }
-    }
-}
 
 struct NoKick;
 
@@ -164,10 +139,6 @@ fn as_rflags(flags: u32) -> u64 {
         .filter(|(bit, _)| flags & bit != 0)
         .map(|(_, shift)| 1 << shift)
         .sum()
-}
-
-fn environment(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
 }
 
 /// Results that the architecture leaves undefined and that processors of different makers differ in.
