@@ -99,7 +99,8 @@ pub enum Bits {
 /// Entries of a jump table; a power of two.
 pub const JUMPS: usize = 4096;
 
-/// Where translated code for an instruction pointer is. 16 bytes: translated code computes the offset by shift and mask.
+/// Where translated code for an instruction pointer is. 16 bytes: translated code computes the offset as [`Jump::slot`]
+/// and by a shift.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Jump {
@@ -113,6 +114,11 @@ impl Jump {
     /// An empty entry for a slot.
     pub const fn empty(slot: usize) -> Jump {
         Jump { rip: (slot ^ 1) as u64, host: 0 }
+    }
+
+    /// The slot of an instruction pointer: programs have their hot code at the same offsets in several pages.
+    pub const fn slot(rip: u64) -> usize {
+        (rip as u32 ^ rip as u32 >> 12) as usize & (JUMPS - 1)
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Link, Translated, Translator};
 use crate::blocks::{Block, BlockId, Blocks, Key, Mode};
 use crate::fault::Fault;
 use crate::interp::integer::operand::canonical;
-use crate::state::{Core, FarJump, JUMPS, Jump, cr4};
+use crate::state::{Core, FarJump, Jump, cr4};
 use crate::tlb::VIEWS;
 use std::sync::atomic::Ordering;
 
@@ -79,7 +79,7 @@ impl Translator {
         if far.host == translated.entry_saved {
             *far = FarJump::EMPTY;
         }
-        let slot = translated.rip as usize & (JUMPS - 1);
+        let slot = Jump::slot(translated.rip);
         for view in &mut core.jumps {
             if view[slot].host == translated.entry_saved {
                 view[slot] = Jump::empty(slot);
@@ -96,7 +96,7 @@ fn enter_jump(core: &mut Core, mode: Mode, rip: u64, spans: bool, host: u64) {
         flush_jumps(core, view);
         core.jump_mode[view] = mode;
     }
-    let slot = rip as usize & (JUMPS - 1);
+    let slot = Jump::slot(rip);
     if core.jumps[view][slot].host == 0 {
         core.used_jumps[view].push(slot as u16);
     }
@@ -125,7 +125,7 @@ pub(super) fn flush_jumps(core: &mut Core, view: usize) {
 /// The jump table's entry for the instruction pointer, or 0.
 pub(super) fn translated_at_rip(core: &Core, mode: Mode) -> u64 {
     let view = mode.view() as usize;
-    let jump = core.jumps[view][core.rip as usize & (JUMPS - 1)];
+    let jump = core.jumps[view][Jump::slot(core.rip)];
     if core.jump_mode[view] == mode && jump.rip == core.rip { jump.host } else { 0 }
 }
 

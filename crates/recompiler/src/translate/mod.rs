@@ -28,7 +28,7 @@ use jumps::flush_jumps;
 use lower::Lowering;
 use memory::CodeMemory;
 use std::ops::RangeInclusive;
-use stubs::{Stubs, exit};
+use stubs::{Stubs, Vectors, exit};
 
 /// Bytes of host code one vCPU keeps before it starts afresh.
 const CODE_SIZE: usize = 48 << 20;
@@ -148,7 +148,7 @@ impl Translator {
         let mut asm = asm::Asm::new(code.base());
         // Offset 0 means "nowhere" in a site: no code begins there.
         asm.raw(&[0xCC; 16]);
-        let stubs = stubs::emit(&mut asm, is_x86_feature_detected!("avx"));
+        let stubs = stubs::emit(&mut asm, Vectors::of_host());
         code.append(&asm.bytes);
         core.this = std::ptr::from_mut(core) as u64;
         core.code_base = code.base();

@@ -2,8 +2,9 @@
 //!
 //! The frame below translated code (RSP is 16-byte aligned):
 //! ```text
-//! [rsp +   0 .. 512]  YMM0..15 while `memory` calls Rust
+//! [rsp +   0 .. 512]  XMM0..15, or YMM0..15, while Rust is called with x87 state left where it is
 //! [rsp + 512]         the host's MXCSR
+//! [rsp + 516]         nonzero: the upper halves of the YMM registers are in use
 //! [rsp + 520]         the site being worked on
 //! ```
 
@@ -16,6 +17,7 @@ use crate::state::layout;
 
 const FRAME: i32 = 536;
 const MXCSR: i32 = 512;
+const UPPER: i32 = 516;
 const SITE: i32 = 520;
 
 /// What `memory` gets from Rust instead of an address when translated code is to be left: RIP is right.
@@ -56,9 +58,9 @@ fn stack(displacement: i32) -> Rm {
     Rm::Base { base: host::RSP, displacement }
 }
 
-/// Emits the stubs. `avx`: the host has AVX, so there are YMM registers to keep.
-pub fn emit(asm: &mut Asm, avx: bool) -> Stubs {
-    let mask = if avx { 7 } else { 3 };
+/// Emits the stubs.
+pub fn emit(asm: &mut Asm, vectors: Vectors) -> Stubs {
+    let mask = if vectors.avx { 7 } else { 3 };
     let mut stubs = Stubs { enter: asm.here(), ..Stubs::default() };
     let saved = [host::RBX, host::RBP, host::R12, host::R13, host::R14, host::R15];
     for register in saved {
@@ -94,10 +96,10 @@ pub fn emit(asm: &mut Asm, avx: bool) -> Stubs {
     stubs.indirect = asm.here();
     asm.store(Rm::Gs(layout::RIP), host::RAX);
     store_registers(asm);
-    move_vectors(asm, avx, true);
     asm.mov32(host::RSI, host::RCX);
+    vectors.save(asm);
     call(asm, find_target as *const () as u64);
-    move_vectors(asm, avx, false);
+    vectors.restore(asm);
     asm.op(true, &[0x85], host::RAX, Rm::Register(host::RAX));
     let not_found = asm.jcc_forward(4);
     asm.store(Rm::Gs(layout::RESUME), host::RAX);
@@ -113,11 +115,11 @@ pub fn emit(asm: &mut Asm, avx: bool) -> Stubs {
     stubs.memory = asm.here();
     store_registers(asm);
     asm.op(false, &[0x89], host::RCX, stack(SITE));
-    move_vectors(asm, avx, true);
     asm.mov(host::RSI, host::RAX);
-    asm.mov32(host::RDX, host::RCX);
+    vectors.save(asm);
+    asm.op(false, &[0x8B], host::RDX, stack(SITE));
     call(asm, resolve_memory as *const () as u64);
-    move_vectors(asm, avx, false);
+    vectors.restore(asm);
     // test rax, rax; jz unresolved
     asm.op(true, &[0x85], host::RAX, Rm::Register(host::RAX));
     let unresolved = asm.jcc_forward(4);
@@ -134,10 +136,10 @@ pub fn emit(asm: &mut Asm, avx: bool) -> Stubs {
     // Interpret one instruction with the vector state in the registers.
     stubs.interpret_light = asm.here();
     store_registers(asm);
-    move_vectors(asm, avx, true);
     asm.mov32(host::RSI, host::RCX);
+    vectors.save(asm);
     call(asm, interpret_site as *const () as u64);
-    move_vectors(asm, avx, false);
+    vectors.restore(asm);
     asm.op(true, &[0x85], host::RAX, Rm::Register(host::RAX));
     let left_light = asm.jcc_forward(4);
     asm.store(Rm::Gs(layout::RESUME), host::RAX);
@@ -251,20 +253,79 @@ fn restore_vectors(asm: &mut Asm, mask: u8) {
     asm.op(true, &[0x0F, 0xAE], 5, Rm::Base { base: host::RCX, displacement: layout::FPU as i32 });
 }
 
-/// The vector registers to or from the frame.
-fn move_vectors(asm: &mut Asm, avx: bool, store: bool) {
+/// How the vector registers are kept in the frame while Rust is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Vectors {
+    /// There are YMM registers.
+    avx: bool,
+    /// XGETBV tells whether their upper halves are in use: CPUID leaf 0xD, subleaf 1, EAX bit 2.
+    in_use_known: bool,
+}
+
+impl Vectors {
+    /// What this host has.
+    pub fn of_host() -> Self {
+        let in_use_known = is_x86_feature_detected!("xsave")
+            && core::arch::x86_64::__cpuid(0).eax >= 0xD
+            && core::arch::x86_64::__cpuid_count(0xD, 1).eax & 4 != 0;
+        Vectors { avx: is_x86_feature_detected!("avx"), in_use_known }
+    }
+
+    /// Into the frame. Where only the lower halves are in use, nothing touches the upper ones: on many processors the
+    /// change between 256-bit instructions and SSE costs hundreds of cycles. Destroys RAX, RCX, RDX and the flags.
+    fn save(self, asm: &mut Asm) {
+        if !self.avx {
+            return move_registers(asm, false, true);
+        }
+        let mut lower = None;
+        if self.in_use_known {
+            // mov ecx, 1; xgetbv; and eax, 4 (AVX)
+            asm.raw(&[0xB9, 1, 0, 0, 0, 0x0F, 0x01, 0xD0, 0x83, 0xE0, 0x04]);
+            asm.op(false, &[0x89], host::RAX, stack(UPPER));
+            lower = Some(asm.jcc_forward(4));
+        }
+        move_registers(asm, true, true);
+        // vzeroupper, for the SSE instructions of the host's code
+        asm.raw(&[0xC5, 0xF8, 0x77]);
+        if let Some(lower) = lower {
+            let done = asm.jmp_forward();
+            asm.bind(lower);
+            move_registers(asm, false, true);
+            asm.bind(done);
+        }
+    }
+
+    /// Back from the frame. Destroys the flags.
+    fn restore(self, asm: &mut Asm) {
+        let mut lower = None;
+        if self.avx && self.in_use_known {
+            asm.group1(false, 7, stack(UPPER), 0);
+            lower = Some(asm.jcc_forward(4));
+        }
+        move_registers(asm, self.avx, false);
+        if let Some(lower) = lower {
+            let done = asm.jmp_forward();
+            asm.bind(lower);
+            move_registers(asm, false, false);
+            asm.bind(done);
+        }
+    }
+}
+
+/// YMM0..15 (`wide`) or XMM0..15 to or from the frame.
+fn move_registers(asm: &mut Asm, wide: bool, store: bool) {
     for register in 0..16u8 {
         let slot = stack(i32::from(register) * 32);
-        if avx {
+        if wide {
             // vmovdqu ymm: VEX.256.F3.0F 6F/7F
             let r = u8::from(register < 8) << 7;
             asm.raw(&[0xC5, r | 0x7E, if store { 0x7F } else { 0x6F }]);
         } else {
-            asm.raw(&[0xF3]);
+            // movups
             if register > 7 {
                 asm.raw(&[0x44]);
             }
-            asm.raw(&[0x0F, if store { 0x7F } else { 0x6F }]);
+            asm.raw(&[0x0F, if store { 0x11 } else { 0x10 }]);
         }
         asm.modrm(register, slot);
     }

@@ -1,7 +1,7 @@
 //! Control flow: branches, calls, returns, links to other blocks, the jump table, and the code out of line.
 
 use super::{Lowering, Unfit, place};
-use crate::state::layout;
+use crate::state::{JUMPS, Jump, layout};
 use crate::tlb;
 use crate::translate::asm::{Fixup, condition, host};
 use crate::translate::encode::Rm;
@@ -66,7 +66,7 @@ impl Lowering<'_> {
             self.leave_to(target, target <= instruction.ip());
         } else {
             self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));
-            self.jump_to_rax(Some((instruction, size)));
+            self.jump_by_table(None, Some((instruction, size)));
         }
         sites.push(site);
         self.finish_branch_sites(&sites);
@@ -82,7 +82,7 @@ impl Lowering<'_> {
         self.asm.op(wide, &[0x8B], host::RAX, slot);
         let extra = if instruction.op_count() == 1 { instruction.immediate16() } else { 0 };
         self.move_stack(size + i32::from(extra));
-        self.jump_to_rax(Some((instruction, -size - i32::from(extra))));
+        self.jump_by_table(None, Some((instruction, -size - i32::from(extra))));
         self.finish_branch_sites(&[site]);
         Ok(())
     }
@@ -96,7 +96,7 @@ impl Lowering<'_> {
         self.before_clobber(flags.live_in);
         let mut sites = Vec::new();
         self.indirect_target(instruction, &mut sites)?;
-        self.jump_to_rax(Some((instruction, 0)));
+        self.jump_by_table(None, Some((instruction, 0)));
         self.finish_branch_sites(&sites);
         Ok(())
     }
@@ -136,7 +136,7 @@ impl Lowering<'_> {
             // A link into another page of a process would outlive its mapping.
             self.flags_to_core();
             self.asm.mov_imm(host::RAX, target);
-            self.jump_to_rax(None);
+            self.jump_by_table(Some(target), None);
             return;
         }
         let host_flags = self.in_host && !self.saved;
@@ -163,10 +163,10 @@ impl Lowering<'_> {
         self.links.len() as u32 - 1
     }
 
-    /// Goes to the guest address in RAX by way of the jump table. The flags must be wanted by nobody or saved.
-    /// `branch`: the guest's instruction, and what to add to RSP to undo it where the target turns out not to be an
-    /// address at all.
-    fn jump_to_rax(&mut self, branch: Option<(&Instruction, i32)>) {
+    /// Goes to the guest address in RAX, which may be known, by way of the jump table. The flags must be wanted by nobody
+    /// or saved. `branch`: the guest's instruction, and what to add to RSP to undo it where the target turns out not to be
+    /// an address at all.
+    fn jump_by_table(&mut self, known: Option<u64>, branch: Option<(&Instruction, i32)>) {
         self.flags_to_core_around_rax();
         let table = layout::jumps(self.mode.view());
         let asm = &mut self.asm;
@@ -174,12 +174,20 @@ impl Lowering<'_> {
         asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::POLL));
         asm.raw(&[0xE3, 0x05]);
         let polled = asm.jmp_forward();
-        asm.mov32(host::RCX, host::RAX);
-        asm.group1(false, 4, Rm::Register(host::RCX), (crate::state::JUMPS - 1) as i32);
-        asm.raw(&[0xC1, 0xE1, 0x04]);
-        asm.op(true, &[0x3B], host::RAX, Rm::GsIndexed { base: host::RCX, displacement: table });
+        let entry = |field: u32| match known {
+            Some(target) => Rm::Gs(table + field + Jump::slot(target) as u32 * size_of::<Jump>() as u32),
+            None => Rm::GsIndexed { base: host::RCX, displacement: table + field },
+        };
+        if known.is_none() {
+            // mov ecx, eax; shr ecx, 12; xor ecx, eax; and ecx, slots; shl ecx, 4
+            asm.mov32(host::RCX, host::RAX);
+            asm.raw(&[0xC1, 0xE9, 0x0C, 0x31, 0xC1]);
+            asm.group1(false, 4, Rm::Register(host::RCX), (JUMPS - 1) as i32);
+            asm.raw(&[0xC1, 0xE1, 0x04]);
+        }
+        asm.op(true, &[0x3B], host::RAX, entry(0));
         let miss = asm.jcc_forward(condition::NE);
-        asm.op(false, &[0xFF], 4, Rm::GsIndexed { base: host::RCX, displacement: table + 8 });
+        asm.op(false, &[0xFF], 4, entry(8));
         let site = branch.map(|(instruction, undo)| {
             let site = self.site(instruction, SiteKind::Branch, 0, false);
             self.sites[site as usize].decoded = undo as u32;
