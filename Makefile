@@ -8,6 +8,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+PYTHON_SOURCES := $(shell find python -name '*.py')
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find crates -type f)
 RUFF_PATHS := python tests tools $(wildcard bench)
 
@@ -17,7 +18,7 @@ RUFF_PATHS := python tests tools $(wildcard bench)
 run: build
 	@$(BIN)/wirt run tiny
 
-build: $(VENV)/core
+build: $(VENV)/core $(VENV)/bytecode
 
 test: lint test-rust test-python
 
@@ -31,10 +32,10 @@ lint: $(VENV)/test
 test-rust: $(VENV)/test
 	cargo test --workspace --quiet
 
-test-python: $(VENV)/test $(VENV)/core
+test-python: $(VENV)/test build
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-bench: $(VENV)/test $(VENV)/core
+bench: $(VENV)/test build
 	@tools/prepare bench
 	$(BIN)/python -m bench
 
@@ -67,4 +68,9 @@ $(VENV)/test: requirements-test.lock $(VENV)/packages
 
 $(VENV)/core: $(SOURCES) $(VENV)/packages
 	$(BIN)/maturin develop --release --quiet
+	@touch $@
+
+# A start compiles nothing then, even where Python may not write (a user's checkout, PYTHONDONTWRITEBYTECODE).
+$(VENV)/bytecode: $(PYTHON_SOURCES) $(VENV)/packages
+	@$(BIN)/python -m compileall -q python/wirt
 	@touch $@

@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    hv::Tsc::begin_measuring();
     module.add_class::<accelerator::ProbeResult>()?;
     module.add_class::<device::Action>()?;
     module.add_class::<machine::Event>()?;

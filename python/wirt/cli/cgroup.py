@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _UNLIMITED_V1: Final = 1 << 60
 """Version 1 writes "no limit" as a number near 2**63."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cgroup:
+class Cgroup(NamedTuple):
     """What this process's group says. `version` is 0 where there are none.
 
     `controllers` are those the host has; `memory_limit` is in bytes and `cpu_limit` in processors, None where

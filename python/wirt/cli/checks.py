@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
 
 from wirt import _core
 from wirt.cli.cgroup import Cgroup, own_cgroup
@@ -33,8 +33,7 @@ OVMF: Final = (
 """Paths from the root; code and its empty variable store belong together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """One line of the report. `advice` is None where there is nothing to do; `figures` are for programs,
     sizes in bytes.
     """
@@ -43,7 +42,7 @@ class Check:
     status: Status
     finding: str
     advice: str | None = None
-    figures: dict[str, Figure] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = MappingProxyType({})
 
 
 def check_host(root: Path = Path("/")) -> list[Check]:

@@ -6,8 +6,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 USAGE: Final = "wirt completion bash|zsh|fish"
 
@@ -20,8 +19,7 @@ examples:
   fish  wirt completion fish >~/.config/fish/completions/wirt.fish"""
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """An option of a command, or its first argument where `names` is empty.
 
     `values` are the words it takes, empty where it takes another (`takes_value`) or none; `file`: that one

@@ -9,7 +9,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Final
 
 from wirt.cli.checks import Check, Status, check_host
@@ -58,7 +57,7 @@ def execute(arguments: argparse.Namespace) -> int:
         report = {
             "usable": usable,
             "accelerator": accelerator.figures.get("chosen"),
-            "checks": [asdict(check) for check in checks],
+            "checks": [check._asdict() | {"figures": dict(check.figures)} for check in checks],
         }
         print(json.dumps(report, indent=2))
     elif sys.stdout.isatty():

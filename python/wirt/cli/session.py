@@ -10,12 +10,14 @@ import signal
 import sys
 import threading
 import time
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wirt.cli.keys import KEYS_HELP, Key, KeyFilter
 from wirt.cli.signals import ENDING, EndedBySignal, SignalEvents, stop_self
-from wirt.cli.terminal import RawTerminal
 from wirt.vm import VM, Result
+
+if TYPE_CHECKING:
+    from wirt.cli.terminal import RawTerminal
 
 _PIECE: Final = 4096
 """Bytes of input taken at once."""
@@ -48,7 +50,7 @@ class Session:
         self._keyboard = keyboard
         self._output = output
         self._timeout = timeout
-        self._terminal = RawTerminal(keyboard) if keyboard is not None and os.isatty(keyboard) else None
+        self._terminal = _raw_terminal(keyboard)
         self._output_loss = signal.SIGPIPE if output is None or not os.isatty(output) else signal.SIGHUP
         self._keys = KeyFilter()
         self._pending = b""
@@ -184,6 +186,14 @@ class Session:
             if deadline is not None and time.monotonic() >= deadline:
                 return
             self._handle(signals.take())
+
+
+def _raw_terminal(fd: int | None) -> RawTerminal | None:
+    if fd is None or not os.isatty(fd):
+        return None
+    from wirt.cli.terminal import RawTerminal
+
+    return RawTerminal(fd)
 
 
 def _ending_of(result: Result) -> Ending:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from wirt.devices import fw_cfg
@@ -61,8 +60,7 @@ FACS_SIZE: Final = 64
 BlobName = Literal["rsdp", "tables"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcpiConfig:
+class AcpiConfig(NamedTuple):
     """What the tables depend on. `apic_ids` are those of all vCPUs, in order; UIDs count from 0."""
 
     apic_ids: tuple[int, ...]
@@ -137,14 +135,14 @@ class AcpiTables(NamedTuple):
         return PlacedAcpi(base, (Blob(base, bytes(blobs["rsdp"])), Blob(tables_base, bytes(blobs["tables"]))))
 
 
-@dataclass(slots=True)
 class _Builder:
     """Collects tables into one blob."""
 
-    tables: bytearray = field(default_factory=bytearray)
-    offsets: dict[str, int] = field(default_factory=dict)
-    pointers: list[Pointer] = field(default_factory=list)
-    checksums: list[Checksum] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.tables = bytearray()
+        self.offsets: dict[str, int] = {}
+        self.pointers: list[Pointer] = []
+        self.checksums: list[Checksum] = []
 
     def append(self, signature: str, data: bytes, align: int = 16) -> int:
         """Add a table without a header; return its offset."""

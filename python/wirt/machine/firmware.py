@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
-from uuid import UUID
 
 from wirt.devices import fw_cfg
 from wirt.machine.acpi import AcpiTables, BlobName
@@ -38,7 +37,7 @@ _FSEG: Final = 2
 def contents(
     *,
     layout: MemoryMap,
-    uuid: UUID,
+    uuid: bytes,
     cpus: int,
     acpi: AcpiTables,
     smbios: SmbiosTables,
@@ -61,7 +60,7 @@ def contents(
         own["bootorder"] = boot_order(disk_slots)
     return fw_cfg.Contents(
         items={
-            fw_cfg.UUID: uuid.bytes,
+            fw_cfg.UUID: uuid,
             fw_cfg.RAM_SIZE: struct.pack("<Q", layout.ram_size),
             # There is no screen: SeaBIOS then talks on COM1.
             fw_cfg.NOGRAPHIC: struct.pack("<H", 1),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
-from uuid import UUID
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from wirt import _core
 from wirt.devices.device import Device
@@ -27,16 +26,14 @@ FIRST_DISK_SLOT: Final = 5
 MAX_DISKS: Final = 32 - FIRST_DISK_SLOT
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(NamedTuple):
     """A raw disk image. Writes reach the file unless `readonly`."""
 
     path: Path
     readonly: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PcConfig:
+class PcConfig(NamedTuple):
     """What the machine is made of. `memory_size` is in bytes; a kernel is a file or the bytes of one.
 
     Without a kernel the machine is left at the processor's reset state with empty memory.
@@ -45,7 +42,8 @@ class PcConfig:
     accelerator: str
     memory_size: int
     cpus: int
-    uuid: UUID
+    uuid: bytes
+    """16 bytes, in the order in which UUIDs are written (RFC 9562)."""
     kernel: Path | bytes | None = None
     initrd: Path | bytes | None = None
     cmdline: str = ""
@@ -54,12 +52,11 @@ class PcConfig:
     debug_exit: bool = False
     debug_port: int | None = None
     """A file descriptor for what firmware prints to port 0x402."""
-    fw_cfg: Mapping[str, bytes] = field(default_factory=dict)
+    fw_cfg: Mapping[str, bytes] = MappingProxyType({})
     """The user's files in fw_cfg, by name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pc:
+class Pc(NamedTuple):
     """A machine that is ready to start, and its parts. `entry` is where vCPU 0 begins, if a kernel was
     loaded.
     """
@@ -103,9 +100,9 @@ def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Termi
     return Pc(layout, memory, machine, entry)
 
 
-def hardware_address(uuid: UUID) -> tuple[int, int, int, int, int, int]:
+def hardware_address(uuid: bytes) -> tuple[int, int, int, int, int, int]:
     """The network card's address: locally administered, and always the same for a machine."""
-    first, second, third, fourth, fifth = uuid.bytes[-5:]
+    first, second, third, fourth, fifth = uuid[-5:]
     return (0x52, first, second, third, fourth, fifth)
 
 

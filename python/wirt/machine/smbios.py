@@ -7,9 +7,7 @@ structures. Source: DMTF DSP0134 version 3.0.0, chapters 5 to 7.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
-from uuid import UUID
+from typing import Final, NamedTuple
 
 from wirt.machine.memory_map import GIB, KIB, MIB, SMBIOS_BASE, TIB, MemoryMap
 
@@ -21,12 +19,12 @@ ANCHOR32_SIZE: Final = 31
 ANCHOR64_SIZE: Final = 24
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SmbiosConfig:
+class SmbiosConfig(NamedTuple):
     """What the structures say. Strings are printable ASCII, at most 255 bytes; empty ones are left out."""
 
     layout: MemoryMap
-    uuid: UUID
+    uuid: bytes
+    """16 bytes, in the order in which UUIDs are written (RFC 9562)."""
     sockets: int = 1
     cores: int = 1
     """Per socket."""
@@ -41,18 +39,17 @@ class SmbiosConfig:
     asset_tag: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SmbiosTables:
+class SmbiosTables(NamedTuple):
     """The structures, one after the other; `max_size` is the size of the largest, in bytes."""
 
     structures: bytes
-    count: int
+    number: int
     max_size: int
 
     def anchor32(self, address: int) -> bytes:
         """The SMBIOS 2.8 entry point for structures at `address` (below 4 GiB). Section 5.2.1."""
         tail = bytearray(
-            struct.pack("<5sBHIHB", b"_DMI_", 0, len(self.structures), address, self.count, 0x28)
+            struct.pack("<5sBHIHB", b"_DMI_", 0, len(self.structures), address, self.number, 0x28)
         )
         tail[5] = -sum(tail) & 0xFF
         head = bytearray(struct.pack("<4sBBBBHB5s", b"_SM_", 0, ANCHOR32_SIZE, 2, 8, self.max_size, 0, b""))
@@ -157,11 +154,12 @@ def _firmware(builder: _Builder) -> None:
 
 def _system(builder: _Builder, config: SmbiosConfig) -> None:
     """Type 1, section 7.2. The UUID's first three fields are little-endian; woken by the power switch."""
+    uuid = struct.pack("<IHH8s", *struct.unpack(">IHH8s", config.uuid))
     strings = (config.manufacturer, config.product, config.version, config.serial, config.sku, config.family)
     maker, product, version, serial, sku, family = _numbers(*strings)
     builder.add(
         1,
-        struct.pack("<BBBB16sBBB", maker, product, version, serial, config.uuid.bytes_le, 6, sku, family),
+        struct.pack("<BBBB16sBBB", maker, product, version, serial, uuid, 6, sku, family),
         *strings,
     )
 

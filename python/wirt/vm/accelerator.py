@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from wirt import _core
 from wirt.errors import UsageError
@@ -11,8 +10,7 @@ from wirt.errors import UsageError
 ACCELERATORS: Final = ("auto", "kvm", "recompiler")
 
 
-@dataclass(frozen=True, slots=True)
-class Accelerator:
+class Accelerator(NamedTuple):
     """An accelerator and, in a clause, why it was chosen."""
 
     name: str

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from wirt.machine.boot.state import DescriptorTable, EntryState, Segment
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registers:
+class Registers(NamedTuple):
     """General, segment and control registers at one moment. Numbers are unsigned 64-bit.
 
     `halted` is true while the vCPU waits in HLT.
@@ -84,4 +82,4 @@ def to_core(values: dict[str, int | Segment | DescriptorTable]) -> dict[str, Any
 
 def entry_registers(state: EntryState) -> dict[str, Any]:
     """The registers of a boot loader's entry state, as the core takes them."""
-    return to_core({field.name: getattr(state, field.name) for field in fields(state)})
+    return to_core(state._asdict())

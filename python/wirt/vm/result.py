@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from wirt import _core
 
 Reason = Literal["shutdown", "reset", "exit", "triple-fault", "halted", "internal-error", "killed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """`exit_status` is what a command that ran the machine exits with; `message` says in a sentence what
     happened, with the registers after an internal error.
     """

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import time
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from wirt.errors import ClosedError, WaitTimeout
 from wirt.vm.console import Console
@@ -17,8 +16,7 @@ _PIECE: Final = 512
 """Characters typed at once: what a line editor and a terminal surely take."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompletedExec:
+class CompletedExec(NamedTuple):
     """A command's output (stdout and stderr in their order) and its exit status, 0 to 255."""
 
     command: str

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Final, Literal
-from uuid import UUID, uuid4
+from typing import Final, Literal, NamedTuple
 
 from wirt.devices.device import Device, check_ranges
 from wirt.devices.fw_cfg import MAX_NAME, MAX_SIZE
@@ -26,8 +24,7 @@ MAX_FW_CFG_FILES: Final = 1000
 Guest = Literal["tiny"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
+class Spec(NamedTuple):
     """A machine, before it exists. `memory` is in bytes."""
 
     guest: Guest | None
@@ -40,7 +37,8 @@ class Spec:
     devices: tuple[Device, ...]
     debug_exit: bool
     fw_cfg: Mapping[str, bytes]
-    uuid: UUID
+    uuid: bytes
+    """16 bytes, in the order in which UUIDs are written (RFC 9562)."""
 
 
 def make_spec(
@@ -54,7 +52,6 @@ def make_spec(
     disks: Sequence[str | os.PathLike[str] | Disk],
     devices: Sequence[Device | str],
     fw_cfg: Mapping[str, bytes] | None = None,
-    uuid: UUID | None = None,
 ) -> Spec:
     """Check what a user asked for against sense and this host.
 
@@ -85,8 +82,15 @@ def make_spec(
         devices=tuple(models),
         debug_exit=DEBUG_EXIT in devices,
         fw_cfg=_fw_cfg(fw_cfg or {}),
-        uuid=uuid or uuid4(),
+        uuid=_random_uuid(),
     )
+
+
+def _random_uuid() -> bytes:
+    """A UUID of version 4. RFC 9562, section 5.4."""
+    number = int.from_bytes(os.urandom(16))
+    number = number & ~(0xF << 76 | 3 << 62) | 4 << 76 | 2 << 62
+    return number.to_bytes(16)
 
 
 def _disks(wishes: Sequence[str | os.PathLike[str] | Disk]) -> tuple[Disk, ...]:

@@ -17,7 +17,7 @@ UUID_TEXT = "00112233-4455-6677-8899-aabbccddeeff"
 
 def contents(ram: int = 256 * MIB, cpus: int = 3, disks: int = 0) -> Contents:
     layout = memory_map(ram)
-    uuid = UUID(UUID_TEXT)
+    uuid = UUID(UUID_TEXT).bytes
     return firmware.contents(
         layout=layout,
         uuid=uuid,

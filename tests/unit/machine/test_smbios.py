@@ -15,7 +15,7 @@ UUID_TEXT = "00112233-4455-6677-8899-aabbccddeeff"
 
 
 def config(ram: int = 512 * MIB, **fields: object) -> SmbiosConfig:
-    return SmbiosConfig(layout=memory_map(ram, 48), uuid=UUID(UUID_TEXT), **fields)  # type: ignore[arg-type]
+    return SmbiosConfig(layout=memory_map(ram, 48), uuid=UUID(UUID_TEXT).bytes, **fields)  # type: ignore[arg-type]
 
 
 def structures(data: bytes) -> list[tuple[int, bytes, list[str]]]:
@@ -34,7 +34,7 @@ def test_structures_can_be_walked_and_end_with_the_end_marker() -> None:
     tables = build(config(6 * GIB, sockets=2, serial="S1"))
     found = structures(tables.structures)
     assert [kind for kind, _, _ in found] == [0, 1, 3, 4, 4, 16, 17, 19, 19, 32, 127]
-    assert tables.count == len(found)
+    assert tables.number == len(found)
     handles = [formatted[2:4] for _, formatted, _ in found]
     assert len(set(handles)) == len(handles)
 
@@ -55,7 +55,7 @@ def test_anchors_have_right_checksums_and_lie_where_they_are_scanned() -> None:
     assert anchor32[:4] == b"_SM_"
     assert anchor32[16:21] == b"_DMI_"
     assert sum(anchor32) & 0xFF == sum(anchor32[16:]) & 0xFF == 0
-    assert struct.unpack_from("<HIH", anchor32, 22) == (len(tables.structures), 0xF0040, tables.count)
+    assert struct.unpack_from("<HIH", anchor32, 22) == (len(tables.structures), 0xF0040, tables.number)
     assert area[64:] == tables.structures
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -90,6 +91,12 @@ def test_a_disk_that_another_machine_has_is_refused(tmp_path: Path) -> None:
     os.close(other)
     os.close(reader)
     os.close(open_raw(image, readonly=False))
+
+
+def test_each_machine_has_a_random_uuid_of_its_own() -> None:
+    one, other = UUID(bytes=spec().uuid), UUID(bytes=spec().uuid)
+    assert one != other
+    assert one.version == other.version == 4
 
 
 def test_hardware_address_is_local_unicast_and_stable() -> None:

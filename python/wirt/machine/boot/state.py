@@ -8,7 +8,6 @@ so that an entry state is carried over field by field. Sources: Intel SDM volume
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 CR0_PE: Final = 1 << 0
@@ -77,8 +76,7 @@ class DescriptorTable(NamedTuple):
 NO_TABLE: Final = DescriptorTable()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntryState:
+class EntryState(NamedTuple):
     """Registers of vCPU 0 at the first instruction of the guest. Everything else is as after RESET."""
 
     rip: int
@@ -86,13 +84,13 @@ class EntryState:
     ds: Segment
     es: Segment
     ss: Segment
+    tr: Segment
+    gdtr: DescriptorTable
+    cr0: int
     fs: Segment = UNUSABLE
     gs: Segment = UNUSABLE
-    tr: Segment
     ldtr: Segment = UNUSABLE
-    gdtr: DescriptorTable
     idtr: DescriptorTable = NO_TABLE
-    cr0: int
     cr3: int = 0
     cr4: int = 0
     efer: int = 0

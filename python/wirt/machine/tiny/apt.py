@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from wirt.machine.tiny.digest import sha256
 from wirt.machine.tiny.progress import Progress
@@ -41,8 +41,7 @@ class AptError(RuntimeError):
     """apt is missing or could not do it. The message is one sentence."""
 
 
-@dataclass(frozen=True)
-class Package:
+class Package(NamedTuple):
     """A version of a package as the signed lists name it, with its `Depends` field and its file's SHA-256."""
 
     name: str

@@ -3,9 +3,8 @@
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wirt.machine.tiny import deb, initramfs
 from wirt.machine.tiny.apt import Apt, AptError
@@ -27,8 +26,7 @@ _MAX_KERNEL_PACKAGE = 1 << 30
 _MAX_BUSYBOX = 32 << 20
 
 
-@dataclass(frozen=True)
-class Package:
+class Package(NamedTuple):
     """A package the guest is made of: `file` is its name in the guest's directory, `sha256` its digest."""
 
     name: str

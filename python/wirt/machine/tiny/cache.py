@@ -16,9 +16,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wirt.errors import Error
 from wirt.machine.tiny.digest import sha256
@@ -35,8 +34,7 @@ class TinyError(Error):
     """The tiny guest cannot be had. The message says in one sentence why, and what to do."""
 
 
-@dataclass(frozen=True)
-class TinyGuest:
+class TinyGuest(NamedTuple):
     """The files of the guest: `kernel` is a bzImage, `initrd` an uncompressed cpio archive."""
 
     kernel: Path
@@ -158,7 +156,7 @@ def _finish(target: Path, packages: list["Package"], kernel_version: str) -> Non
     manifest = {
         "kernel_version": kernel_version,
         "recipe": _recipe(),
-        "packages": [asdict(package) for package in packages],
+        "packages": [package._asdict() for package in packages],
         "files": {name: sha256(target / name) for name in ("vmlinuz", "initrd")},
     }
     (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")

@@ -6,16 +6,15 @@ function of its entries: owner root, time 0, inodes numbered in order.
 
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 _MAGIC = b"070701"
 _TRAILER = "TRAILER!!!"
 _ALIGNMENT = 4
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file of an archive.
 
     `name` is relative, without a leading slash. `mode` holds type and permissions (`st_mode`). `data` is a

@@ -7,8 +7,8 @@ Debian kernel package brings no `modules.dep`, as depmod makes it at installatio
 import lzma
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import zstandard
 
@@ -21,8 +21,7 @@ class ModuleError(ValueError):
     """A kernel module is damaged, or one is missing. The message is one sentence."""
 
 
-@dataclass(frozen=True)
-class Module:
+class Module(NamedTuple):
     """A kernel module: its `path` below `/lib/modules/RELEASE`, its ELF `image`, and its `.modinfo`."""
 
     path: str
