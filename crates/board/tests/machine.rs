@@ -71,7 +71,7 @@ impl Vcpu for ScriptVcpu {
     fn translate(&mut self, linear: u64) -> Option<u64> {
         Some(linear)
     }
-    fn statistics(&self) -> Vec<(&'static str, u64)> {
+    fn statistics(&self) -> Vec<(String, u64)> {
         Vec::new()
     }
 }

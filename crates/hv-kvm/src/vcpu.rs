@@ -245,9 +245,9 @@ impl Vcpu for KvmVcpu {
         translate(&self.fd, linear)
     }
 
-    fn statistics(&self) -> Vec<(&'static str, u64)> {
+    fn statistics(&self) -> Vec<(String, u64)> {
         let Exits { pio_in, pio_out, mmio_read, mmio_write, interrupted, other } = self.exits;
-        vec![
+        [
             ("pio_in", pio_in),
             ("pio_out", pio_out),
             ("mmio_read", mmio_read),
@@ -255,6 +255,8 @@ impl Vcpu for KvmVcpu {
             ("interrupted", interrupted),
             ("other", other),
         ]
+        .map(|(name, count)| (name.to_string(), count))
+        .into()
     }
 }
 

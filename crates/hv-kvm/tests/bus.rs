@@ -110,7 +110,7 @@ fn exits_are_counted_by_kind() {
     let mut vcpu = machine.boot(Mode::Real, &[0xE4, 0x80, 0xE4, 0x80, 0xE6, 0xF4]);
     run_to_end(&mut *vcpu);
     let statistics = vcpu.statistics();
-    let count = |name| statistics.iter().find(|(known, _)| *known == name).unwrap().1;
+    let count = |name| statistics.iter().find(|(known, _)| known == name).unwrap().1;
     assert_eq!((count("pio_in"), count("pio_out"), count("mmio_read")), (2, 1, 0));
     assert_eq!(count("interrupted"), 1);
 }

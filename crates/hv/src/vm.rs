@@ -105,6 +105,6 @@ pub trait Vcpu: Send {
     /// `None`: not mapped.
     fn translate(&mut self, linear: u64) -> Option<u64>;
 
-    /// Counters worth showing, by name (for `--accel-stats`).
-    fn statistics(&self) -> Vec<(&'static str, u64)>;
+    /// Counters worth showing, by name (for `--accel-stats`); those of one kind are called `kind.name`.
+    fn statistics(&self) -> Vec<(String, u64)>;
 }

@@ -199,6 +199,8 @@ pub struct Blocks {
     free: Vec<BlockId>,
     /// Blocks that were decoded since the last [`Self::drop_cold`].
     fresh: usize,
+    /// Blocks decoded in all.
+    pub decoded: u64,
     /// Blocks dropped because the guest wrote to them.
     pub invalidations: u64,
 }
@@ -287,6 +289,7 @@ impl Blocks {
             valid: true,
         };
         self.fresh += 1;
+        self.decoded += 1;
         let id = match self.free.pop() {
             Some(id) => {
                 self.list[id as usize] = block;

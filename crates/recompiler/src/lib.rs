@@ -2,6 +2,7 @@
 
 mod blocks;
 mod convert;
+mod counters;
 pub mod cpuid;
 pub mod fault;
 #[cfg(test)]

@@ -323,6 +323,8 @@ pub struct Core {
     pub shared: Arc<Shared>,
     /// Vector and x87 instructions as the interpreter runs them.
     pub stubs: crate::interp::Stubs,
+    /// What is counted for `--accel-stats`.
+    pub counters: crate::counters::Counters,
 }
 
 impl Core {
@@ -461,6 +463,7 @@ impl Core {
             lapic,
             shared,
             stubs: crate::interp::Stubs::default(),
+            counters: crate::counters::Counters::default(),
         })
     }
 }

@@ -52,15 +52,6 @@ pub struct RecompilerVcpu {
     kick: Arc<dyn Kick>,
     /// `WIRT_TRACE` is set.
     traced: bool,
-    counters: Counters,
-}
-
-#[derive(Default)]
-struct Counters {
-    interpreted: u64,
-    exceptions: u64,
-    interrupts: u64,
-    flushes: u64,
 }
 
 /// Why the inner loop stopped.
@@ -83,7 +74,6 @@ impl RecompilerVcpu {
             translator,
             kick,
             traced: std::env::var_os("WIRT_TRACE").is_some(),
-            counters: Counters::default(),
         })
     }
 
@@ -166,7 +156,6 @@ impl RecompilerVcpu {
         }
         if pending.contains(Pending::INTR) && core.rflags & flag::IF != 0 {
             if let Some(vector) = lapic.acknowledge() {
-                self.counters.interrupts += 1;
                 core.halted = false;
                 return core.deliver_interrupt(vector);
             }
@@ -204,7 +193,7 @@ impl RecompilerVcpu {
     fn flush_code_maps(&mut self) {
         if self.core.code_map_flush != 0 {
             let any = std::mem::take(&mut self.core.code_map_flush) > 1;
-            self.counters.flushes += 1;
+            self.core.counters.code_flushes += 1;
             self.generation += 1;
             if let Some(translator) = &mut self.translator {
                 translator.flush_jumps(&mut self.core, any);
@@ -229,7 +218,6 @@ impl RecompilerVcpu {
             match outcome {
                 Ok(()) => {}
                 Err(fault) => {
-                    self.counters.exceptions += 1;
                     if self.traced {
                         trace(&mut self.core, &fault);
                     }
@@ -280,7 +268,7 @@ impl RecompilerVcpu {
                     id
                 }
                 Found::Single(decoded) => {
-                    self.counters.interpreted += 1;
+                    self.core.counters.interpreted += 1;
                     return interp::step(&mut self.core, &decoded.instruction, decoded.handler);
                 }
             }
@@ -293,7 +281,7 @@ impl RecompilerVcpu {
         let block = &mut self.blocks.list[id as usize];
         block.entered = block.entered.saturating_add(1);
         let (count, result) = interpret(&mut self.core, block);
-        self.counters.interpreted += count;
+        self.core.counters.interpreted += count;
         result
     }
 
@@ -305,7 +293,7 @@ impl RecompilerVcpu {
             self.core.instruction_breakpoint()?;
         }
         let decoded = blocks::fetch_one(&mut self.core)?;
-        self.counters.interpreted += 1;
+        self.core.counters.interpreted += 1;
         self.core.rflags &= !flag::RF;
         interp::step(&mut self.core, &decoded.instruction, decoded.handler)?;
         if stepping {
@@ -411,19 +399,12 @@ impl Vcpu for RecompilerVcpu {
         self.core.peek_translate(linear)
     }
 
-    fn statistics(&self) -> Vec<(&'static str, u64)> {
-        let counters = &self.counters;
-        let mut statistics = vec![
-            ("blocks", self.blocks.list.len() as u64),
-            ("invalidations", self.blocks.invalidations),
-            ("interpreted", counters.interpreted),
-            ("exceptions", counters.exceptions),
-            ("interrupts", counters.interrupts),
-            ("flushes", counters.flushes),
-        ];
-        if let Some(translator) = &self.translator {
-            statistics.extend(translator.statistics());
-        }
+    fn statistics(&self) -> Vec<(String, u64)> {
+        let blocks = [("blocks", self.blocks.decoded), ("invalidations", self.blocks.invalidations)];
+        let translator = self.translator.as_ref().map(|translator| translator.statistics(&self.core));
+        let named = blocks.into_iter().chain(translator.into_iter().flatten());
+        let mut statistics: Vec<_> = named.map(|(name, count)| (name.to_string(), count)).collect();
+        statistics.extend(self.core.counters.listed());
         statistics
     }
 }

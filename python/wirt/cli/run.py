@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from wirt.cli import counters
 from wirt.cli.session import Session
 from wirt.errors import Error, NotFoundError, UsageError
 from wirt.vm import VM, Disk, run
@@ -191,8 +192,7 @@ def _announce(vm: VM, arguments: argparse.Namespace) -> None:
 def _show_counters(vm: VM, arguments: argparse.Namespace) -> None:
     if arguments.accel_stats:
         for vcpu in vm.vcpus:
-            counters = ", ".join(f"{name} {count}" for name, count in vcpu.statistics.items())
-            print(f"vcpu{vcpu.index}: {counters}", file=sys.stderr)
+            print(counters.text(vcpu.index, vcpu.statistics), file=sys.stderr)
 
 
 def _write_output(output: bytes) -> None:

@@ -281,6 +281,7 @@ impl Core {
 
     /// Translates one linear address, filling the TLB where RAM is behind it.
     pub fn translate_page(&mut self, view: View, linear: u64, kind: Kind) -> Result<Translation, Fault> {
+        self.counters.walks[kind as usize] += 1;
         let found = self.walk(view, linear, kind, true)?;
         if kind == Kind::Fetch {
             self.itlb.fill(view == View::User, linear, found.physical, found.global);
@@ -322,6 +323,7 @@ impl Core {
 
     /// Drops all translations of linear addresses, or all but global ones.
     pub fn flush_tlb(&mut self, keep_global: bool) {
+        self.counters.flushes[usize::from(keep_global)] += 1;
         self.tlb.flush(keep_global);
         self.itlb.flush(keep_global);
         self.code_map_flush = self.code_map_flush.max(if keep_global { 1 } else { 2 });
@@ -338,6 +340,7 @@ impl Core {
         if (self.large_low..=self.large_high).contains(&linear) {
             return self.flush_tlb(false);
         }
+        self.counters.flushes[2] += 1;
         self.tlb.flush_page(linear);
         for global in 0..2 {
             if self.code_pages[global].remove(&(linear >> 12)) {

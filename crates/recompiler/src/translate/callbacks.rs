@@ -41,6 +41,7 @@ pub(super) extern "C" fn resolve_memory(core: &mut Core, linear: u64, site: u32)
     let Some(site) = site_at(core, site) else { return INTERPRET };
     let size = u64::from(site.size);
     if (linear & 0xFFF) + size > 4096 || site.aligned && linear & (size - 1) != 0 {
+        core.counters.split += 1;
         return INTERPRET;
     }
     let view = site.mode.view();
@@ -68,6 +69,7 @@ pub(super) extern "C" fn resolve_memory(core: &mut Core, linear: u64, site: u32)
     // Data beside code: no translation is touched.
     if write {
         if let Some(host) = core.host_beside_code(found.physical, size) {
+            core.counters.stores_beside_code += 1;
             return Resolved { resume, host: host as u64 };
         }
     }
@@ -89,7 +91,11 @@ pub(super) extern "C" fn interpret_site(core: &mut Core, site: u32) -> u64 {
         SiteKind::Interpret => Ok(unsafe { (*(core.decoded as *const Decoded).add(site.decoded as usize)).clone() }),
         _ => blocks::fetch_one(core),
     };
-    if let Err(fault) = decoded.and_then(|decoded| interp::step(core, &decoded.instruction, decoded.handler)) {
+    let stepped = decoded.and_then(|decoded| {
+        core.counters.interpreted_in_place(decoded.instruction.mnemonic());
+        interp::step(core, &decoded.instruction, decoded.handler)
+    });
+    if let Err(fault) = stepped {
         return raise(core, fault);
     }
     core.flags = flags_to_saved(core.rflags);

@@ -155,6 +155,7 @@ pub(super) extern "C" fn find_target(core: &mut Core, site: u32) -> u64 {
     if core.memory.offset(physical, 1) != Some(far.offset) {
         return 0;
     }
+    core.counters.far_jumps += 1;
     enter_jump(core, mode, far.rip, false, far.host);
     far.host
 }

@@ -124,13 +124,11 @@ pub struct Translator {
     warm: u32,
     /// The link by which translated code was left last, to be linked when its target is known.
     pending_link: Option<u32>,
-    counters: Counters,
-}
-
-#[derive(Default)]
-struct Counters {
+    /// Blocks translated, their bytes, and the time it took in ticks of the host's counter.
     translated: u64,
     guest_bytes: u64,
+    host_bytes: u64,
+    ticks: u64,
     entries: u64,
     restarts: u64,
 }
@@ -165,7 +163,12 @@ impl Translator {
             range: translated_range(),
             warm: WARM,
             pending_link: None,
-            counters: Counters::default(),
+            translated: 0,
+            guest_bytes: 0,
+            host_bytes: 0,
+            ticks: 0,
+            entries: 0,
+            restarts: 0,
         }))
     }
 
@@ -190,7 +193,7 @@ impl Translator {
                 self.restart(core, blocks);
                 return Ok(());
             }
-            self.translate(blocks, id);
+            self.translate(core, blocks, id);
         }
         self.link_pending(core, blocks, id);
         let entry = self.enter_in_table(core, &blocks.list[id as usize]);
@@ -207,7 +210,7 @@ impl Translator {
     }
 
     fn enter(&mut self, core: &mut Core, entry: u64) {
-        self.counters.entries += 1;
+        self.entries += 1;
         core.sites = self.sites.as_ptr() as u64;
         core.decoded = self.decoded.as_ptr() as u64;
         core.site_count = self.sites.len() as u32;
@@ -216,11 +219,13 @@ impl Translator {
         // SAFETY: `enter` was emitted with this signature.
         let enter: extern "C" fn(*mut Core, u64) = unsafe { std::mem::transmute(self.stubs.enter) };
         enter(core, entry);
+        core.counters.exits[core.exit as usize & 3] += 1;
         core.rflags = saved_to_flags(core.rflags, core.flags);
     }
 
     /// Translates a block.
-    fn translate(&mut self, blocks: &mut Blocks, id: BlockId) {
+    fn translate(&mut self, core: &Core, blocks: &mut Blocks, id: BlockId) {
+        let start = core.tsc.now();
         let block = &blocks.list[id as usize];
         let (first_site, first_link) = (self.sites.len(), self.links.len());
         let base = self.code.next();
@@ -241,8 +246,9 @@ impl Translator {
             }
         }
         self.code.append(&lowered.bytes);
-        self.counters.translated += 1;
-        self.counters.guest_bytes += u64::from(block.size);
+        self.translated += 1;
+        self.guest_bytes += u64::from(block.size);
+        self.host_bytes += lowered.bytes.len() as u64;
         let block = &mut blocks.list[id as usize];
         block.code = Box::default();
         block.bytes = Box::default();
@@ -252,11 +258,12 @@ impl Translator {
             rip: block.key.rip,
             incoming: Vec::new(),
         });
+        self.ticks += core.tsc.now().wrapping_sub(start);
     }
 
     /// Forgets all code.
     fn restart(&mut self, core: &mut Core, blocks: &mut Blocks) {
-        self.counters.restarts += 1;
+        self.restarts += 1;
         blocks.clear(core);
         self.code.truncate(self.stubs_size);
         self.sites.clear();
@@ -278,13 +285,15 @@ impl Translator {
     }
 
     /// Counters by name.
-    pub fn statistics(&self) -> Vec<(&'static str, u64)> {
-        vec![
-            ("translated", self.counters.translated),
-            ("guest-bytes", self.counters.guest_bytes),
-            ("host-bytes", (self.code.used() - self.stubs_size) as u64),
-            ("entries", self.counters.entries),
-            ("restarts", self.counters.restarts),
+    pub fn statistics(&self, core: &Core) -> [(&'static str, u64); 6] {
+        let nanoseconds = u128::from(self.ticks) * 1_000_000 / u128::from(core.tsc.khz);
+        [
+            ("translated", self.translated),
+            ("translation-ns", nanoseconds as u64),
+            ("guest-bytes", self.guest_bytes),
+            ("host-bytes", self.host_bytes),
+            ("entries", self.entries),
+            ("restarts", self.restarts),
         ]
     }
 }

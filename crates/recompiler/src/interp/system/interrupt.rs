@@ -91,6 +91,7 @@ fn with_external(mut fault: Fault, external: u32) -> Fault {
 impl Core {
     /// Delivers an exception. `rip` is the faulting instruction, or for a trap the next one.
     pub fn deliver_fault(&mut self, fault: Fault) -> Delivered {
+        self.counters.faults[usize::from(fault.vector & 31)] += 1;
         if fault.vector == vector::PF {
             self.cr2 = fault.address;
         }
@@ -99,6 +100,7 @@ impl Core {
 
     /// Delivers an external interrupt that the local APIC or PIC gave. `rip` is the next instruction.
     pub fn deliver_interrupt(&mut self, vector: u8) -> Delivered {
+        self.counters.interrupts += 1;
         self.deliver_all(Event { vector, error: None, source: Source::External })
     }
 
