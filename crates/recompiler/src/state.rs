@@ -213,7 +213,8 @@ pub struct Core {
     pub segments: [Segment; 6],
     /// Where the instruction being interpreted continues.
     pub next_rip: u64,
-    /// Nonzero: leave translated code at the next poll. Written by other threads through [`Shared`].
+    /// [`crate::vm::QUIET`], or [`crate::vm::WANTED`]: leave translated code at the next poll. Written by other threads
+    /// through [`Shared`].
     pub poll: std::sync::atomic::AtomicU32,
     /// Interrupts are held off until after the next instruction (STI, MOV SS, POP SS).
     pub interrupt_shadow: bool,
@@ -409,7 +410,7 @@ impl Core {
             rflags: reset.rflags,
             segments: reset.segments,
             next_rip: 0,
-            poll: std::sync::atomic::AtomicU32::new(0),
+            poll: std::sync::atomic::AtomicU32::new(crate::vm::QUIET),
             interrupt_shadow: false,
             halted: false,
             nmi_masked: false,

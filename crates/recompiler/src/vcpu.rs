@@ -10,7 +10,7 @@ use crate::fault::Fault;
 use crate::interp::{self, Delivered};
 use crate::state::{Core, cr0, flag};
 use crate::translate::Translator;
-use crate::vm::Request;
+use crate::vm::{QUIET, Request, WANTED};
 use hv::{CpuState, Error, Exit, Kick, LocalApic, Pending, Segment, SegmentRegister, Vcpu};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -88,7 +88,7 @@ impl RecompilerVcpu {
     fn attend(&mut self) -> Option<Exit> {
         loop {
             // Cleared before anything is looked at: what comes later sets it again.
-            self.core.poll.store(0, Ordering::SeqCst);
+            self.core.poll.store(QUIET, Ordering::SeqCst);
             let shared = self.core.shared.clone();
             let (requests, kicked) = shared.mailbox(self.core.id).enter();
             requests.into_iter().for_each(|request| self.apply(request));
@@ -204,7 +204,7 @@ impl RecompilerVcpu {
     /// Runs blocks until the poll word is set.
     pub(crate) fn execute(&mut self) -> Stop {
         loop {
-            if self.core.poll.load(Ordering::Relaxed) != 0 {
+            if self.core.poll.load(Ordering::Relaxed) == WANTED {
                 return Stop::Poll;
             }
             if self.core.code_map_flush != 0 {
@@ -316,7 +316,7 @@ fn interpret(core: &mut Core, block: &Block) -> (u64, Result<(), Fault>) {
             return (count, Err(fault));
         }
         // A store into translated code (our own included) posts a request and sets the poll word.
-        if core.poll.load(Ordering::Relaxed) != 0 {
+        if core.poll.load(Ordering::Relaxed) == WANTED {
             break;
         }
     }

@@ -15,6 +15,13 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
+/// The poll word of a vCPU that nobody wants anything of. Translated code tests the word with JRCXZ, which takes no
+/// flags and, when nothing is wanted, no branch.
+pub const QUIET: u32 = 1;
+
+/// The poll word of a vCPU that is to look at its mailbox, its APIC and its state.
+pub const WANTED: u32 = 0;
+
 /// What one vCPU or device asks of another vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -73,7 +80,7 @@ impl Mailbox {
     fn raise(inbox: &Inbox) {
         if let Some(poll) = &inbox.poll {
             // SAFETY: the word lives while it is registered.
-            unsafe { &*poll.0 }.store(1, Ordering::SeqCst);
+            unsafe { &*poll.0 }.store(WANTED, Ordering::SeqCst);
         }
     }
 
@@ -110,7 +117,7 @@ impl Mailbox {
         let mut inbox = self.lock();
         inbox.outside = true;
         self.changed.notify_all();
-        while poll.load(Ordering::SeqCst) == 0 {
+        while poll.load(Ordering::SeqCst) != WANTED {
             inbox = self.changed.wait(inbox).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
     }

@@ -41,6 +41,10 @@ pub struct Asm {
 #[derive(Clone, Copy, Debug)]
 pub struct Fixup(usize);
 
+/// A forward reference of a short jump: an 8-bit displacement to be filled in.
+#[derive(Clone, Copy, Debug)]
+pub struct ShortFixup(usize);
+
 impl Asm {
     /// Starts code that will lie at `base`.
     pub fn new(base: u64) -> Self {
@@ -192,6 +196,25 @@ impl Asm {
         self.raw(&[0x0F, 0x80 | condition]);
         self.dword(0);
         Fixup(self.bytes.len() - 4)
+    }
+
+    /// `jrcxz` to a near place to be named later.
+    pub fn jrcxz_forward(&mut self) -> ShortFixup {
+        self.raw(&[0xE3, 0]);
+        ShortFixup(self.bytes.len() - 1)
+    }
+
+    /// Lets a short forward reference lead here: at most 127 bytes on.
+    pub fn bind_short(&mut self, fixup: ShortFixup) {
+        let distance = self.bytes.len() - fixup.0 - 1;
+        assert!(distance <= 127, "a short jump over {distance} bytes");
+        self.bytes[fixup.0] = distance as u8;
+    }
+
+    /// Lets a forward reference lead to a known address.
+    pub fn bind_to(&mut self, fixup: Fixup, target: u64) {
+        let distance = target.wrapping_sub(self.base + fixup.0 as u64 + 4) as u32;
+        self.bytes[fixup.0..fixup.0 + 4].copy_from_slice(&distance.to_le_bytes());
     }
 
     /// Lets a forward reference lead here.

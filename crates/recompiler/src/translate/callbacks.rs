@@ -10,6 +10,7 @@ use crate::interp::{self, Delivered};
 use crate::mmu::Kind;
 use crate::state::{Core, flag};
 use crate::tlb;
+use crate::vm::QUIET;
 use hv::Pending;
 use std::sync::atomic::Ordering;
 
@@ -121,7 +122,7 @@ pub(super) fn raise(core: &mut Core, fault: Fault) -> u64 {
 
 /// The processor's mode, when nothing needs the dispatcher's attention.
 fn undisturbed(core: &Core) -> Option<Mode> {
-    let quiet = core.poll.load(Ordering::Relaxed) == 0
+    let quiet = core.poll.load(Ordering::Relaxed) == QUIET
         && core.code_map_flush == 0
         && !core.halted
         && !core.interrupt_shadow

@@ -12,6 +12,7 @@ use crate::fault::Fault;
 use crate::interp::integer::operand::canonical;
 use crate::state::{Core, FarJump, Jump, cr4};
 use crate::tlb::VIEWS;
+use crate::vm::WANTED;
 use std::sync::atomic::Ordering;
 
 impl Translator {
@@ -142,7 +143,7 @@ pub(super) extern "C" fn find_target(core: &mut Core, site: u32) -> u64 {
             return raise(core, Fault::GP0);
         }
     }
-    if core.poll.load(Ordering::Relaxed) != 0 || core.code_map_flush != 0 {
+    if core.poll.load(Ordering::Relaxed) == WANTED || core.code_map_flush != 0 {
         return 0;
     }
     let mode = Mode::of(core);

@@ -7,6 +7,7 @@
 
 mod asm;
 mod callbacks;
+mod dump;
 mod encode;
 mod flags;
 mod form;
@@ -22,6 +23,7 @@ use crate::fault::Fault;
 use crate::state::{Bits, Core, FarJump};
 use crate::tlb::VIEWS;
 use callbacks::{flags_to_saved, saved_to_flags};
+use dump::Dump;
 use form::Planner;
 use hv::Error;
 use jumps::flush_jumps;
@@ -124,6 +126,7 @@ pub struct Translator {
     warm: u32,
     /// The link by which translated code was left last, to be linked when its target is known.
     pending_link: Option<u32>,
+    dump: Option<Dump>,
     /// Blocks translated, their bytes, and the time it took in ticks of the host's counter.
     translated: u64,
     guest_bytes: u64,
@@ -169,6 +172,7 @@ impl Translator {
             ticks: 0,
             entries: 0,
             restarts: 0,
+            dump: Dump::from_environment(),
         }))
     }
 
@@ -246,6 +250,9 @@ impl Translator {
             }
         }
         self.code.append(&lowered.bytes);
+        if let Some(dump) = &mut self.dump {
+            dump.translated(block, base, &lowered.bytes);
+        }
         self.translated += 1;
         self.guest_bytes += u64::from(block.size);
         self.host_bytes += lowered.bytes.len() as u64;

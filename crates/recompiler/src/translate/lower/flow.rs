@@ -3,7 +3,7 @@
 use super::{Lowering, Unfit, place};
 use crate::state::{JUMPS, Jump, layout};
 use crate::tlb;
-use crate::translate::asm::{Fixup, condition, host};
+use crate::translate::asm::{Fixup, ShortFixup, condition, host};
 use crate::translate::encode::Rm;
 use crate::translate::flags::Use;
 use crate::translate::form::{Memory, general};
@@ -11,7 +11,13 @@ use crate::translate::{Link, SiteKind};
 use iced_x86::{Instruction, OpAccess, OpKind};
 
 /// Code out of line, emitted behind the block.
+#[derive(Default)]
 pub(super) enum Cold {
+    /// Done.
+    #[default]
+    Emitted,
+    /// Go to a known address by way of the jump table.
+    Far { from: Fixup, target: u64, in_host: bool, saved: bool },
     /// A lookup missed: RAX minus the tag of slot RCX was compared.
     Miss { from: Vec<Fixup>, tag: u32, site: u32 },
     /// Interpret the instruction of `site`; its operands were found unfit for the host.
@@ -27,16 +33,19 @@ impl Lowering<'_> {
         instruction.near_branch_target()
     }
 
+    /// A loop's branch polls in front of itself: left there, the guest goes on at the branch.
     pub(super) fn conditional(&mut self, instruction: &Instruction, flags: Use) {
         self.before_op(&flags);
         let code = instruction.condition_code() as u8;
-        let taken = self.asm.jcc_forward(host_condition(code));
-        let state = (self.in_host, self.saved);
-        self.leave_to(instruction.next_ip(), false);
-        (self.in_host, self.saved) = state;
-        self.asm.bind(taken);
         let target = self.branch_target(instruction);
-        self.leave_to(target, target <= instruction.ip());
+        let polled = (target <= instruction.ip()).then(|| self.poll());
+        let taken = self.asm.jcc_forward(host_condition(code));
+        self.lead_to(taken, target);
+        let not_taken = self.asm.jmp_forward();
+        self.lead_to(not_taken, instruction.next_ip());
+        if let Some(polled) = polled {
+            self.polled(polled, instruction.ip());
+        }
     }
 
     pub(super) fn call(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
@@ -130,30 +139,45 @@ impl Lowering<'_> {
 
     /// Goes to a known guest address; the flags stay where they are. `backward`: look whether somebody wants the vCPU.
     pub(super) fn leave_to(&mut self, target: u64, backward: bool) {
+        let polled = backward.then(|| self.poll());
+        let from = self.asm.jmp_forward();
+        self.lead_to(from, target);
+        if let Some(polled) = polled {
+            self.polled(polled, target);
+        }
+    }
+
+    /// Looks whether somebody wants the vCPU: a jump that is rarely taken and needs no flags. Destroys RCX.
+    fn poll(&mut self) -> ShortFixup {
+        self.asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::POLL));
+        self.asm.jrcxz_forward()
+    }
+
+    /// Where [`Self::poll`] leads: out, to go on at `rip` later. It has to be near.
+    fn polled(&mut self, polled: ShortFixup, rip: u64) {
+        self.asm.bind_short(polled);
+        let from = self.asm.jmp_forward();
+        let host_flags = self.in_host && !self.saved;
+        let link = self.link(rip, host_flags, false);
+        self.cold.push(Cold::Exit { from, link, host_flags, poll: true });
+    }
+
+    /// Lets a jump lead to a known guest address.
+    fn lead_to(&mut self, from: Fixup, target: u64) {
         let target = if self.wide() { target } else { target & 0xFFFF_FFFF };
         let same_page = target & !0xFFF == self.start_rip & !0xFFF;
         if !same_page && self.mode.view() == tlb::View::User {
             // A link into another page of a process would outlive its mapping.
-            self.flags_to_core();
-            self.asm.mov_imm(host::RAX, target);
-            self.jump_by_table(Some(target), None);
+            self.cold.push(Cold::Far { from, target, in_host: self.in_host, saved: self.saved });
             return;
         }
         let host_flags = self.in_host && !self.saved;
-        let link = self.link(target, host_flags, !same_page);
-        if backward {
-            // mov ecx, gs:[POLL]; jrcxz over; jmp leave; over:
-            self.asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::POLL));
-            self.asm.raw(&[0xE3, 0x05]);
-            let from = self.asm.jmp_forward();
-            self.cold.push(Cold::Exit { from, link, host_flags, poll: true });
-        }
         if target == self.start_rip {
             let entry = if host_flags { self.entry_host } else { self.entry_saved };
-            self.asm.jmp(entry);
+            self.asm.bind_to(from, entry);
             return;
         }
-        let from = self.asm.jmp_forward();
+        let link = self.link(target, host_flags, !same_page);
         self.links[link as usize].patch = self.asm.offset(from);
         self.cold.push(Cold::Exit { from, link, host_flags, poll: false });
     }
@@ -169,11 +193,8 @@ impl Lowering<'_> {
     fn jump_by_table(&mut self, known: Option<u64>, branch: Option<(&Instruction, i32)>) {
         self.flags_to_core_around_rax();
         let table = layout::jumps(self.mode.view());
+        let wanted = self.poll();
         let asm = &mut self.asm;
-        // mov ecx, gs:[POLL]; jrcxz over; jmp leave; over:
-        asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::POLL));
-        asm.raw(&[0xE3, 0x05]);
-        let polled = asm.jmp_forward();
         let entry = |field: u32| match known {
             Some(target) => Rm::Gs(table + field + Jump::slot(target) as u32 * size_of::<Jump>() as u32),
             None => Rm::GsIndexed { base: host::RCX, displacement: table + field },
@@ -188,6 +209,8 @@ impl Lowering<'_> {
         asm.op(true, &[0x3B], host::RAX, entry(0));
         let miss = asm.jcc_forward(condition::NE);
         asm.op(false, &[0xFF], 4, entry(8));
+        asm.bind_short(wanted);
+        let polled = asm.jmp_forward();
         let site = branch.map(|(instruction, undo)| {
             let site = self.site(instruction, SiteKind::Branch, 0, false);
             self.sites[site as usize].decoded = undo as u32;
@@ -206,9 +229,19 @@ impl Lowering<'_> {
     }
 
     pub(super) fn emit_cold(&mut self) {
-        for cold in std::mem::take(&mut self.cold) {
+        let mut next = 0;
+        while let Some(cold) = self.cold.get_mut(next).map(std::mem::take) {
+            next += 1;
             let asm = &mut self.asm;
             match cold {
+                Cold::Emitted => {}
+                Cold::Far { from, target, in_host, saved } => {
+                    asm.bind(from);
+                    (self.in_host, self.saved) = (in_host, saved);
+                    self.flags_to_core();
+                    self.asm.mov_imm(host::RAX, target);
+                    self.jump_by_table(Some(target), None);
+                }
                 Cold::Miss { from, tag, site } => {
                     from.into_iter().for_each(|fixup| asm.bind(fixup));
                     // add rax, gs:[rcx + tag]; mov ecx, site; jmp
