@@ -14,17 +14,50 @@ import wirt
 CODE: Final = 0x1000
 """Where the code of a bare guest lies, and where it begins."""
 REAL_MODE_CODE: Final = wirt.Segment(selector=0, base=0, limit=0xFFFF, access=0x9B)
+ECHO: Final = """
+    mov esi, offset text
+print:
+    lodsb
+    test al, al
+    jz echo
+    mov dx, 0x3f8
+    out dx, al
+    jmp print
+echo:
+    mov dx, 0x3fd
+    in al, dx
+    test al, 1
+    jz echo
+    mov dx, 0x3f8
+    in al, dx
+    cmp al, 'q'
+    je quit
+    xor al, 0x20
+    out dx, al
+    jmp echo
+quit:
+    mov dx, 0xf4
+    mov al, 2
+    out dx, al
+text:
+    .asciz "ready\\r\\n"
+"""
+"""Prints "ready" on the first serial port, then each byte it gets with 0x20 flipped; 'q' ends the machine
+with status 5. For any mode.
+"""
+_MULTIBOOT_BASE: Final = 0x10_0000
+_MULTIBOOT_HEADER_SIZE: Final = 32
 
 
 @cache
-def assemble(source: str, bits: int = 16) -> bytes:
-    """Return the machine code of GNU assembler `source` (Intel syntax) for `CODE`."""
+def assemble(source: str, bits: int = 16, address: int = CODE) -> bytes:
+    """Return the machine code of GNU assembler `source` (Intel syntax) for `address`."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         text = f".intel_syntax noprefix\n.code{bits}\n.globl _start\n_start:\n{source}\n"
         (directory / "guest.s").write_text(text)
         subprocess.run(["as", "--64", "-o", "guest.o", "guest.s"], cwd=directory, check=True)
-        command = ["ld", f"-Ttext={CODE:#x}", "--oformat=binary", "-o", "guest.bin", "guest.o"]
+        command = ["ld", f"-Ttext={address:#x}", "--oformat=binary", "-o", "guest.bin", "guest.o"]
         subprocess.run(command, cwd=directory, check=True)
         return (directory / "guest.bin").read_bytes()
 
@@ -51,9 +84,9 @@ def real_mode_vm(
 
 def multiboot(source: str) -> bytes:
     """A Multiboot kernel image at 1 MiB whose 32-bit code is `source`. Multiboot 0.6.96, section 3.1."""
-    magic, flags, base = 0x1BADB002, 1 << 16, 0x10_0000
-    code = assemble(source, 32)
-    header_size = 32
-    end = base + header_size + len(code)
-    fields = (magic, flags, -(magic + flags) & 0xFFFF_FFFF, base, base, end, end, base + header_size)
+    magic, flags, base = 0x1BADB002, 1 << 16, _MULTIBOOT_BASE
+    start = base + _MULTIBOOT_HEADER_SIZE
+    code = assemble(source, 32, start)
+    end = start + len(code)
+    fields = (magic, flags, -(magic + flags) & 0xFFFF_FFFF, base, base, end, end, start)
     return b"".join(field.to_bytes(4, "little") for field in fields) + code

@@ -15,36 +15,6 @@ import pytest
 import bare
 import wirt
 
-PRINT_AND_ECHO = """
-    mov dx, 0x3f8
-    mov si, offset text
-print:
-    lodsb
-    test al, al
-    jz echo
-    out dx, al
-    jmp print
-echo:
-    mov dx, 0x3fd
-wait:
-    in al, dx
-    test al, 1
-    jz wait
-    mov dx, 0x3f8
-    in al, dx
-    cmp al, 'q'
-    je quit
-    xor al, 0x20
-    out dx, al
-    jmp echo
-quit:
-    mov dx, 0xf4
-    mov al, 2
-    out dx, al
-text:
-    .asciz "login: "
-"""
-
 COUNT = """
 count:
     inc dword ptr [0x900]
@@ -64,28 +34,27 @@ def wait_until_counts(vm: wirt.VM, start: int = 0) -> int:
 
 
 def test_console_expects_sends_and_reads(accelerator: str) -> None:
-    with bare.real_mode_vm(PRINT_AND_ECHO, accelerator) as vm:
-        assert vm.console.expect("log(in)", timeout=10)[1] == b"in"
+    with bare.real_mode_vm(bare.ECHO, accelerator) as vm:
+        assert vm.console.expect("rea(dy)", timeout=10)[1] == b"dy"
         vm.console.send("ab")
-        assert vm.console.expect(rb": A.", timeout=10)[0] == b": AB"
+        assert vm.console.expect(rb"\nA.", timeout=10)[0] == b"\nAB"
         with pytest.raises(wirt.WaitTimeout, match="did not show 'nothing'"):
             vm.console.expect("nothing", timeout=0.05)
         vm.console.send("q")
         assert vm.wait(10).exit_status == 5
         with pytest.raises(wirt.ClosedError, match="ended before its console showed"):
             vm.console.expect("more", timeout=10)
-        assert vm.console.history() == b"login: AB"
+        assert vm.console.history() == b"ready\r\nAB"
 
 
 def test_serial_output_reaches_a_descriptor(accelerator: str) -> None:
     read, write = os.pipe()
-    source = PRINT_AND_ECHO
     vm = wirt.VM(memory="2M", accel=accelerator, serial=write)
     os.close(write)
-    vm.memory.write(bare.CODE, bare.assemble(source))
+    vm.memory.write(bare.CODE, bare.assemble(bare.ECHO))
     vm.vcpus[0].set_registers(rip=bare.CODE, cs=bare.REAL_MODE_CODE)
     with vm, open(read, "rb") as output:
-        assert output.read(7) == b"login: "
+        assert output.read(7) == b"ready\r\n"
         vm.kill()
         vm.close()
         assert output.read() == b""

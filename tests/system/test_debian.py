@@ -309,6 +309,8 @@ def test_pause_stops_the_guests_time_and_resume_lets_it_go_on(accel: str) -> Non
         vm.console.read()
         time.sleep(0.3)
         assert vm.console.read() == b""
+        with pytest.raises(wirt.Error, match="The machine is paused: resume it"):
+            vm.exec("true")
         vm.resume()
         vm.console.expect(r"\n\d+\r\n", PATIENCE)
 
@@ -317,6 +319,8 @@ def test_pause_stops_the_guests_time_and_resume_lets_it_go_on(accel: str) -> Non
 def test_the_power_button_ends_the_guest_in_order(accel: str, cpus: int) -> None:
     with wirt.VM("tiny", cpus=cpus, accel=accel) as vm:
         output(vm, "until ls -l /proc/$(pidof acpid)/fd | grep -q /dev/input/; do sleep 0.1; done")
+        # Whoever stops a paused machine does not want to wait in vain.
+        vm.pause()
         start = time.monotonic()
         result = vm.stop(PATIENCE)
         assert time.monotonic() - start < PATIENCE

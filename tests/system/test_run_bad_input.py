@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,7 @@ def refused(words: list[str], prefix: list[str] | None = None) -> tuple[int, str
         ("--kernel good --initrd folder", 2, "The initrd folder is a directory"),
         ("--kernel good --initrd empty", 1, "The initrd empty is empty"),
         ("--kernel good --initrd huge", 1, "The initrd huge"),
+        ("--kernel good -m 1M", 2, "give it 2 MiB or more"),
         ("--kernel good -c 0", 2, "A machine has 1 to 255 vCPUs, not 0"),
         ("--kernel good -c 256", 2, "A machine has 1 to 255 vCPUs, not 256"),
         ("--kernel good -m 0", 2, "0 bytes of memory are too little"),
@@ -115,13 +117,21 @@ class TestWithLinux:
     def test_memory_that_the_kernel_or_the_initrd_does_not_fit_into(self, directory: Path) -> None:
         kernel = str(tiny.ensure().kernel)
         status, said = refused(["--kernel", kernel, "-m", "32M"])
-        assert (status, "give it at least" in said) == (1, True), said
+        assert (status, "MiB or more" in said) == (2, True), said
         status, said = refused(["--kernel", kernel, "-m", "128M", "--initrd", "huge"])
         assert (status, "The initrd huge" in said) == (1, True), said
 
+    def test_the_memory_that_is_advised_is_enough_to_run(self) -> None:
+        status, said = refused(["-m", "32M", "--exec", "echo runs"])
+        advice = re.search(r"give it (\d+) MiB or more\.$", said)
+        assert status == 2 and advice is not None, said
+        line = [*WIRT, "-m", f"{advice[1]}M", "--exec", "echo runs"]
+        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=100, check=False)
+        assert (done.returncode, done.stdout) == (0, b"runs\n"), done.stderr
+
     def test_a_command_line_that_is_too_long(self, directory: Path) -> None:
         status, said = refused(["--kernel", str(tiny.ensure().kernel), "--append", "x" * 3000])
-        assert (status, "this kernel takes at most 2047" in said) == (1, True), said
+        assert (status, "this kernel takes at most 2047" in said) == (2, True), said
 
 
 @pytest.fixture
@@ -137,6 +147,91 @@ def forbidden_kvm() -> list[str]:
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"hiding /dev/kvm takes root and a /dev/kvm: {error}")
     return prefix
+
+
+@pytest.fixture
+def busy_kvm(tmp_path: Path) -> list[str]:
+    """What to put before a command for which KVM is there, but another hypervisor has the processor.
+
+    KVM then answers EBUSY to KVM_CREATE_VM; here a library in front of the C library does.
+    """
+    (tmp_path / "busy.c").write_text(BUSY_KVM)
+    command = ["gcc", "-shared", "-fPIC", "-O", "-o", "busy.so", "busy.c"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    return ["env", f"LD_PRELOAD={tmp_path / 'busy.so'}"]
+
+
+BUSY_KVM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <string.h>
+
+static int kvm = -1;
+
+static int open_as(const char *path, int flags, mode_t mode)
+{
+    static int (*next)(const char *, int, ...);
+    if (!next)
+        next = (int (*)(const char *, int, ...))dlsym(RTLD_NEXT, "open");
+    if (strcmp(path, "/dev/kvm"))
+        return next(path, flags, mode);
+    return kvm = next("/dev/null", flags);
+}
+
+int open(const char *path, int flags, ...)
+{
+    va_list more;
+    va_start(more, flags);
+    return open_as(path, flags, va_arg(more, mode_t));
+}
+
+int open64(const char *path, int flags, ...)
+{
+    va_list more;
+    va_start(more, flags);
+    return open_as(path, flags, va_arg(more, mode_t));
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+    static int (*next)(int, unsigned long, ...);
+    va_list more;
+    va_start(more, request);
+    void *argument = va_arg(more, void *);
+    if (!next)
+        next = (int (*)(int, unsigned long, ...))dlsym(RTLD_NEXT, "ioctl");
+    if (fd != kvm || kvm < 0)
+        return next(fd, request, argument);
+    switch (request) {
+    case 0xae00: return 12;            /* KVM_GET_API_VERSION */
+    case 0xae03: return 1;             /* KVM_CHECK_EXTENSION */
+    case 0xae04: return 3 * 4096;      /* KVM_GET_VCPU_MMAP_SIZE */
+    case 0xae01: errno = EBUSY; return -1; /* KVM_CREATE_VM */
+    default: errno = EINVAL; return -1;
+    }
+}
+"""
+
+
+@pytest.mark.usefixtures("directory")
+def test_kvm_that_another_hypervisor_holds(busy_kvm: list[str]) -> None:
+    status, said = refused(["--kernel", "good", "--accel", "kvm"], busy_kvm)
+    assert status == 1
+    assert "another hypervisor holds the processor's virtualization extensions: stop its machines" in said
+    line = [*busy_kvm, *(word for word in WIRT if word != "-q"), "--kernel", "good"]
+    done = subprocess.run(
+        [*line, "--device", "isa-debug-exit"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 7
+    assert done.stderr.startswith("wirt: accelerator recompiler: another hypervisor holds")
 
 
 @pytest.mark.usefixtures("directory")

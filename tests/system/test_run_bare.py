@@ -14,56 +14,11 @@ import pytest
 
 import bare
 from pty_process import PATIENCE, PtyProcess
-from wirt import _core
 
-# Prints "ready", then each byte it gets with 0x20 flipped; 'q' ends it with status 5 and 'p' powers it off.
-ECHO = """
-    mov esp, 0x8000
-    call here
-here:
-    pop esi
-    lea esi, [esi + text - here]
-print:
-    lodsb
-    test al, al
-    jz echo
-    mov dx, 0x3f8
-    out dx, al
-    jmp print
-echo:
-    mov dx, 0x3fd
-    in al, dx
-    test al, 1
-    jz echo
-    mov dx, 0x3f8
-    in al, dx
-    cmp al, 'q'
-    je quit
-    xor al, 0x20
-    out dx, al
-    jmp echo
-quit:
-    mov dx, 0xf4
-    mov al, 2
-    out dx, al
-text:
-    .asciz "ready\\r\\n"
-"""
 SPIN = "cli\n spin: jmp spin"
 RESET = "mov dx, 0xcf9\n mov al, 6\n out dx, al\n spin: jmp spin"
 # An interrupt table without entries, and an instruction that faults.
 CRASH = "mov esp, 0x8000\n push 0\n push 0\n lidt [esp]\n ud2"
-
-
-@pytest.fixture(params=["kvm", "recompiler"])
-def accelerator(request: pytest.FixtureRequest) -> str:
-    """The name of an accelerator that makes machines here."""
-    name: str = request.param
-    try:
-        _core.Machine(_core.GuestMemory([(0, 0x1000, 0, False)]), 1, name).close()
-    except _core.CoreError as error:
-        pytest.skip(f"{name}: {error}")
-    return name
 
 
 @pytest.fixture
@@ -87,7 +42,7 @@ def run(command: list[str], data: bytes = b"", **streams: Any) -> subprocess.Com
 
 
 def test_at_a_terminal_keys_reach_the_guest_and_its_status_comes_back(command: Any) -> None:
-    with PtyProcess(command(ECHO)) as terminal:
+    with PtyProcess(command(bare.ECHO)) as terminal:
         terminal.expect(b"ready")
         assert terminal.is_raw()
         terminal.send(b"a\x03\x1a\x04b")
@@ -98,7 +53,7 @@ def test_at_a_terminal_keys_reach_the_guest_and_its_status_comes_back(command: A
 
 
 def test_ctrl_a_x_leaves(command: Any) -> None:
-    with PtyProcess(command(ECHO)) as terminal:
+    with PtyProcess(command(bare.ECHO)) as terminal:
         terminal.expect(b"ready")
         terminal.send(b"\x01x")
         assert terminal.wait() == 0
@@ -107,7 +62,7 @@ def test_ctrl_a_x_leaves(command: Any) -> None:
 
 
 def test_ctrl_a_h_helps_and_ctrl_a_twice_sends_one(command: Any) -> None:
-    with PtyProcess(command(ECHO)) as terminal:
+    with PtyProcess(command(bare.ECHO)) as terminal:
         terminal.expect(b"ready")
         terminal.send(b"\x01h")
         terminal.expect(b"send one Ctrl-a to the guest\r\n")
@@ -129,7 +84,7 @@ def test_ctrl_a_x_is_heard_over_a_guest_that_reads_nothing(command: Any) -> None
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
 def test_a_signal_restores_the_terminal_and_ends_the_process(command: Any, signum: signal.Signals) -> None:
-    with PtyProcess(command(ECHO)) as terminal:
+    with PtyProcess(command(bare.ECHO)) as terminal:
         terminal.expect(b"ready")
         terminal.process.send_signal(signum)
         assert terminal.wait() == -signum
@@ -138,14 +93,14 @@ def test_a_signal_restores_the_terminal_and_ends_the_process(command: Any, signu
 
 
 def test_a_closed_terminal_ends_the_process(command: Any) -> None:
-    with PtyProcess(command(ECHO)) as terminal:
+    with PtyProcess(command(bare.ECHO)) as terminal:
         terminal.expect(b"ready")
         terminal.hang_up()
         assert terminal.process.wait(PATIENCE) == -signal.SIGHUP
 
 
 def test_window_changes_do_no_harm(command: Any) -> None:
-    with PtyProcess(command(ECHO)) as terminal:
+    with PtyProcess(command(bare.ECHO)) as terminal:
         terminal.expect(b"ready")
         for _ in range(20):
             terminal.process.send_signal(signal.SIGWINCH)
@@ -156,7 +111,7 @@ def test_window_changes_do_no_harm(command: Any) -> None:
 
 
 def test_a_stopped_process_gives_the_terminal_back_until_it_goes_on(command: Any) -> None:
-    with PtyProcess(command(ECHO)) as terminal:
+    with PtyProcess(command(bare.ECHO)) as terminal:
         terminal.expect(b"ready")
         terminal.process.send_signal(signal.SIGTSTP)
         terminal.wait_until_raw(False)
@@ -181,32 +136,32 @@ def test_a_crash_gives_one_sentence_and_restores_the_terminal(command: Any, acce
 
 
 def test_in_a_pipe_input_and_output_flow(command: Any) -> None:
-    done = run(command(ECHO), b"hello" * 5000 + b"q")
+    done = run(command(bare.ECHO), b"hello" * 5000 + b"q")
     assert done.stdout == b"ready\r\n" + b"HELLO" * 5000
     assert done.returncode == 5
 
 
 def test_input_that_ends_does_not_end_the_guest(command: Any) -> None:
-    done = run(command(ECHO, "--timeout", "1"), stdin=subprocess.DEVNULL)
+    done = run(command(bare.ECHO, "--timeout", "1"), stdin=subprocess.DEVNULL)
     assert done.stdout == b"ready\r\n"
     assert done.returncode == 1
     assert b"wirt: The machine still ran after 1 s and was switched off.\n" in done.stderr
 
 
 def test_closed_standard_input_is_no_input(command: Any) -> None:
-    line = ["sh", "-c", '"$@" <&-', "sh", *command(ECHO, "--timeout", "1")]
+    line = ["sh", "-c", '"$@" <&-', "sh", *command(bare.ECHO, "--timeout", "1")]
     done = run(line, stdin=None)
     assert (done.stdout, done.returncode) == (b"ready\r\n", 1)
 
 
 def test_one_line_says_which_accelerator_runs_and_quiet_none(command: Any, accelerator: str) -> None:
-    assert run(command(ECHO), b"q").stderr == f"wirt: accelerator {accelerator}: as asked\n".encode()
-    assert run(command(ECHO, "-q"), b"q").stderr == b""
+    assert run(command(bare.ECHO), b"q").stderr == f"wirt: accelerator {accelerator}: as asked\n".encode()
+    assert run(command(bare.ECHO, "-q"), b"q").stderr == b""
 
 
 def test_ctrl_c_without_a_terminal_ends_cleanly(command: Any) -> None:
     with subprocess.Popen(
-        command(ECHO), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(bare.ECHO), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(5) == b"ready"
@@ -217,7 +172,7 @@ def test_ctrl_c_without_a_terminal_ends_cleanly(command: Any) -> None:
 
 def test_a_reader_that_leaves_ends_the_machine(command: Any) -> None:
     read, write = os.pipe()
-    with subprocess.Popen(command(ECHO), stdin=subprocess.DEVNULL, stdout=write) as process:
+    with subprocess.Popen(command(bare.ECHO), stdin=subprocess.DEVNULL, stdout=write) as process:
         os.close(write)
         assert os.read(read, 5)
         os.close(read)
@@ -227,7 +182,7 @@ def test_a_reader_that_leaves_ends_the_machine(command: Any) -> None:
 def test_serial_output_goes_to_a_file(command: Any, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("old")
-    done = run(command(ECHO, "--serial", f"file:{log}", "--timeout", "1"), b"q")
+    done = run(command(bare.ECHO, "--serial", f"file:{log}", "--timeout", "1"), b"q")
     assert (done.stdout, done.returncode) == (b"", 1)
     assert log.read_bytes() == b"ready\r\n"
 
@@ -240,7 +195,7 @@ def test_serial_output_to_nowhere(command: Any) -> None:
 
 
 def test_a_full_disk_is_told(command: Any) -> None:
-    done = run(command(ECHO, "--serial", "file:/dev/full", "--timeout", "1"))
+    done = run(command(bare.ECHO, "--serial", "file:/dev/full", "--timeout", "1"))
     assert done.returncode == 1
     assert b"wirt: The serial output is incomplete: No space left on device" in done.stderr
 
@@ -255,13 +210,13 @@ def test_a_guest_that_only_resets_is_ended_by_the_time(command: Any) -> None:
 
 
 def test_counters_are_shown(command: Any) -> None:
-    assert b"\nvcpu1: " in run(command(ECHO, "-c", "2", "--accel-stats"), b"q").stderr
+    assert b"\nvcpu1: " in run(command(bare.ECHO, "-c", "2", "--accel-stats"), b"q").stderr
 
 
 def test_a_serial_file_that_is_the_disk_is_refused_and_kept(command: Any, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(b"precious" * 512)
-    done = run(command(ECHO, "--disk", str(disk), "--serial", f"file:{disk}"))
+    done = run(command(bare.ECHO, "--disk", str(disk), "--serial", f"file:{disk}"))
     assert done.returncode == 2
     assert b"the machine uses that file" in done.stderr
     assert disk.read_bytes() == b"precious" * 512

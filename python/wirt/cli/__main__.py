@@ -2,6 +2,6 @@
 
 import sys
 
-from wirt.cli.entry import main
+from wirt.cli import main
 
 sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Every error becomes one sentence on stderr. Interrupted by a signal, the process ends by it.
     """
-    _open_standard_streams()
+    closed = _open_standard_streams()
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return _dispatch(words)
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             traceback.print_exc()
         status, sentence = _explain(error)
+        if "stdout" in closed and isinstance(error, OSError) and error.errno == errno.EBADF:
+            sentence = "Standard output is closed: open it, or redirect it to /dev/null."
         _complain(sentence)
         _discard_unwritten_output()
         return status
@@ -138,11 +141,18 @@ def _discard_unwritten_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _open_standard_streams() -> None:
-    """Give closed standard streams /dev/null, lest a file that is opened later take their place."""
-    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+def _open_standard_streams() -> list[str]:
+    """Give closed standard streams /dev/null, lest a file that is opened later take their place; return their
+    names. Writing to standard output still fails, or what somebody asked for would be lost in silence.
+    """
+    closed = []
+    for fd, (name, mode) in enumerate(
+        (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY))
+    ):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.open(os.devnull, mode)
             setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
+            closed.append(name)
+    return closed

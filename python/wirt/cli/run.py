@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import fcntl
 import math
 import os
 import stat
@@ -122,6 +123,7 @@ def execute(arguments: argparse.Namespace) -> int:
             raise UsageError("An initrd needs a kernel: give --kernel, or say tiny for that guest's own.")
         arguments.guest = "tiny"
     if arguments.exec is not None:
+        _check_output()
         return _run_command(arguments)
     return _run_machine(arguments)
 
@@ -203,8 +205,12 @@ def _write_output(output: bytes) -> None:
 @contextlib.contextmanager
 def _serial_output(serial: Serial, arguments: argparse.Namespace) -> Iterator[int | None]:
     """The descriptor that the serial console's output goes to, for as long as it is needed."""
-    if serial.kind != "file":
-        yield 1 if serial.kind == "stdio" else None
+    if serial.kind == "none":
+        yield None
+        return
+    if serial.kind == "stdio":
+        _check_output()
+        yield 1
         return
     used = [arguments.kernel, arguments.initrd, *(disk.path for disk in arguments.disk)]
     fd = _open_output(serial.path, [path for path in used if path is not None])
@@ -212,6 +218,12 @@ def _serial_output(serial: Serial, arguments: argparse.Namespace) -> Iterator[in
         yield fd
     finally:
         os.close(fd)
+
+
+def _check_output() -> None:
+    """Raise Error when standard output takes nothing, before a machine runs for it."""
+    if fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise Error("Standard output is closed: open it, or redirect it to /dev/null.")
 
 
 def _open_output(path: str, used: Sequence[str | Path]) -> int:

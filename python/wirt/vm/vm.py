@@ -127,8 +127,13 @@ class VM:
         return self._result
 
     def stop(self, timeout: float = 30.0) -> Result:
-        """Press the power button, wait `timeout` seconds for the guest to power off, then switch it off."""
+        """Press the power button, wait `timeout` seconds for the guest to power off, then switch it off.
+
+        A paused machine runs on for that.
+        """
         if self._result is None and self._supervisor is not None:
+            if self.state == "paused":
+                self.resume()
             self._call(self._open_pc.machine.press_power_button)
             with contextlib.suppress(WaitTimeout):
                 return self.wait(timeout)
@@ -169,12 +174,14 @@ class VM:
         """Run a shell command in the built-in guest, at its console's shell, and wait for it.
 
         Raises WaitTimeout after `timeout` seconds, ClosedError when the machine ends before, and Error when
-        the guest is another one.
+        the guest is another one, or the machine does not run.
         """
         if self.spec.guest is None:
             raise Error("Commands run in the built-in guest only: use the console of this one.")
         if self._supervisor is None:
             raise Error("The machine was not started: start it before running a command.")
+        if self.state == "paused":
+            raise Error("The machine is paused: resume it before running a command.")
         if "\0" in command:
             raise UsageError("The command has a NUL in it, which no command line can hold: leave it out.")
         return self._shell.run(command, timeout)
@@ -248,6 +255,8 @@ class VM:
             pc = assemble(self._config, self._terminal, self._virtio_terminal)
             if pc.entry is not None:
                 pc.machine.set_registers(0, entry_registers(pc.entry))
+        except boot.BootUsageError as error:
+            raise UsageError(str(error)) from error
         except (boot.BootError, ValueError) as error:
             raise Error(str(error)) from error
         except _core.CoreError as error:

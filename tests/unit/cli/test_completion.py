@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wirt.cli import main
 from wirt.cli.commands import COMMANDS
+from wirt.cli.entry import main
 
 BASH_DRIVER = """
 source "$1"

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from wirt.cli import doctor, main
+from wirt.cli import doctor
 from wirt.cli.checks import Check, Status
+from wirt.cli.entry import main
 
 GOOD = Check("memory", "ok", "plenty")
 BAD = Check("tun", "missing", "no /dev/net/tun", "As root, 'modprobe tun'.")

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from wirt.cli import main
 from wirt.cli import run as run_command
+from wirt.cli.entry import main
 from wirt.errors import CapacityError, Error, NotFoundError, UsageError
 
 
@@ -148,11 +148,17 @@ def test_the_version_is_the_packages(
 
 
 @pytest.mark.parametrize(
-    ("words", "status"),
-    [("--help >&-", 0), ("--help <&- >&- 2>&-", 0), ("nope 2>&-", 2), ("--help >/dev/full", 1)],
+    ("words", "status", "said"),
+    [
+        ("--help <&-", 0, ""),
+        ("--help >&-", 1, "wirt: Standard output is closed: open it, or redirect it to /dev/null.\n"),
+        ("--help <&- >&- 2>&-", 1, ""),
+        ("nope 2>&-", 2, ""),
+        ("--help >/dev/full", 1, "wirt: No space left on device.\n"),
+    ],
 )
-def test_streams_that_are_closed_or_full(words: str, status: int) -> None:
+def test_streams_that_are_closed_or_full(words: str, status: int, said: str) -> None:
     line = ["sh", "-c", f'"$0" -m wirt.cli {words}', sys.executable]
     done = subprocess.run(line, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == status
-    assert done.stderr == ("wirt: No space left on device.\n" if status == 1 else "")
+    assert done.stderr == said

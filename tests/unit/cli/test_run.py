@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fake_vm import CRASHED, FakeVM
-from wirt.cli import main, run
+from wirt.cli import run
+from wirt.cli.entry import main
 from wirt.errors import CapacityError, NotFoundError
 from wirt.vm import VM, CompletedExec, Disk
 

@@ -131,8 +131,8 @@ def test_bytes_behind_the_code_are_not_loaded() -> None:
         ({"pref_address": 0xC000_0000}, "no RAM in any machine"),
         ({"pref_address": 0, "kernel_alignment": 1}, "no RAM in any machine"),
         ({"init_size": 0xFFFF_FFFF}, "beyond the first 4 GiB"),
-        ({"init_size": 0x400_0000}, "give it at least 80 MiB"),
-        ({"init_size": 0x400_0000, "relocatable": 0}, "give it at least 80 MiB"),
+        ({"init_size": 0x400_0000}, "give it 96 MiB or more"),
+        ({"init_size": 0x400_0000, "relocatable": 0}, "give it 96 MiB or more"),
     ],
 )
 def test_bad_headers_are_refused_with_a_reason(fields: dict[str, int], message: str) -> None:

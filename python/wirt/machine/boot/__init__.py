@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from wirt.machine.boot import bzimage, elf, multiboot
-from wirt.machine.boot.image import BootError, Image, open_image
+from wirt.machine.boot.image import BootError, BootUsageError, Image, open_image
 from wirt.machine.boot.placement import Placement
 from wirt.machine.boot.state import DescriptorTable, EntryState, Segment
 from wirt.machine.memory_map import KIB, GuestMemory, MemoryMap
 
-__all__ = ["BootError", "DescriptorTable", "EntryState", "Segment", "load"]
+__all__ = ["BootError", "BootUsageError", "DescriptorTable", "EntryState", "Segment", "load"]
 
 MAX_CMDLINE = 64 * KIB
 
@@ -34,13 +34,14 @@ def load(
     scanning. Only usable RAM is written, and the BIOS data area. After an error RAM may hold a part of the
     image.
 
-    Raises BootError, with one sentence for the user, for whatever cannot be booted.
+    Raises BootError, with one sentence for the user, for whatever cannot be booted; its kind BootUsageError
+    where more memory or another command line would help.
     """
     arguments = cmdline.encode("utf-8", "surrogateescape")
     if b"\0" in arguments:
-        raise BootError("The kernel command line contains a NUL character: remove it.")
+        raise BootUsageError("The kernel command line contains a NUL character: remove it.")
     if len(arguments) > MAX_CMDLINE:
-        raise BootError(
+        raise BootUsageError(
             f"The kernel command line has {len(arguments)} bytes: at most {MAX_CMDLINE} are possible."
         )
     with ExitStack() as files:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from wirt.machine.boot.image import BootError, Image
+from wirt.machine.boot.image import BootError, BootUsageError, Image
 from wirt.machine.boot.initrd import check_complete
-from wirt.machine.boot.placement import Placement
+from wirt.machine.boot.placement import LINUX_WORKING_SIZE, Placement
 from wirt.machine.boot.state import (
     CODE64_SEGMENT,
     GDT_SIZE,
@@ -120,15 +120,18 @@ def load(
     """
     header = SetupHeader.parse(image)
     if len(cmdline) > header.cmdline_size:
-        raise BootError(
+        raise BootUsageError(
             f"The kernel command line has {len(cmdline)} bytes, but this kernel takes at most "
             f"{header.cmdline_size}: shorten it."
         )
+    # The initrd, and what is unpacked of it.
+    placement.to_come = LINUX_WORKING_SIZE + (2 * initrd.size if initrd else 0)
     address = _claim_kernel(placement, image, header)
     placement.copy(address, image, header.setup_size, header.payload_size)
 
     initrd_address = 0
     if initrd:
+        placement.to_come -= initrd.size
         limit = min(header.initrd_addr_max + 1, LOW_RAM_LIMIT)
         initrd_address = placement.place(initrd.size, PAGE_SIZE, initrd.what, limit=limit)
         check_complete(initrd)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from wirt.machine.boot.image import BootError, Image
 from wirt.machine.boot.initrd import check_complete
-from wirt.machine.boot.placement import Placement
+from wirt.machine.boot.placement import LINUX_WORKING_SIZE, Placement
 from wirt.machine.boot.state import CODE32_SEGMENT, GDT_SIZE, EntryState, gdt, protected_mode_entry
 from wirt.machine.memory_map import PAGE_SIZE
 
@@ -168,9 +168,12 @@ def load_pvh(
     `acpi_rsdp` is the RSDP's address, or 0.
     """
     elf.check_entry(image, entry)
+    # The initrd, and what is unpacked of it.
+    placement.to_come = LINUX_WORKING_SIZE + (2 * initrd.size if initrd else 0)
     elf.load(placement, image)
     modules = b""
     if initrd:
+        placement.to_come -= initrd.size
         address = placement.place(initrd.size, PAGE_SIZE, initrd.what)
         check_complete(initrd)
         placement.copy(address, initrd, 0, initrd.size)

@@ -20,6 +20,10 @@ class BootError(Exception):
     """The guest cannot be started from what was given. The message is one sentence for the user."""
 
 
+class BootUsageError(BootError):
+    """It could be started with another wish beside the image: more memory, a shorter command line."""
+
+
 class Image:
     """`size` bytes of a file or of a bytes object; `what` names it in messages ("kernel /boot/vmlinuz")."""
 

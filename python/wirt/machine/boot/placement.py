@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from wirt.machine.boot.image import BootError, Image
+from wirt.machine.boot.image import BootError, BootUsageError, Image
 from wirt.machine.memory_map import (
     BDA_BASE,
     EBDA_BASE,
@@ -25,6 +25,8 @@ from wirt.machine.memory_map import (
 
 BOOT_DATA_END: Final = 0x9_0000
 """Boot data stays below: Linux borrows pages close under the EBDA while it is still on our page tables."""
+LINUX_WORKING_SIZE: Final = 16 * MIB
+"""What Linux needs, beside itself and its initrd, to get to a shell; Debian's cloud kernel: 8 MiB."""
 _ZEROS: Final = bytes(MIB)
 
 
@@ -34,11 +36,17 @@ def format_size(size: int) -> str:
 
 
 class Placement:
-    """Claims and fills ranges of guest RAM. Raises BootError for whatever does not fit."""
+    """Claims and fills ranges of guest RAM. Raises BootUsageError for what does not fit into this machine,
+    and BootError for what fits into none.
+
+    `to_come` is set by who knows it: the bytes needed beside what is claimed and the piece at hand, for later
+    pieces and to run in. Advice on the machine's memory includes them.
+    """
 
     def __init__(self, memory: GuestMemory, layout: MemoryMap) -> None:
         self._memory = memory
         self.layout = layout
+        self.to_come = 0
         # Interrupt vectors, BIOS data area, and the page a null pointer hits.
         self._claims = [Range(0, PAGE_SIZE)]
 
@@ -55,9 +63,9 @@ class Placement:
                 raise BootError(
                     f"The {what} wants to be loaded at {gpa:#x} to {end:#x}, which is no RAM in any machine."
                 )
-            raise BootError(
+            raise BootUsageError(
                 f"The {what} needs {format_size(size)} at address {gpa:#x}, which is beyond this machine's "
-                f"{format_size(self.layout.ram_size)} of memory: give it at least {format_size(end)}."
+                f"{format_size(self.layout.ram_size)} of memory: {self._advice(end)}"
             )
         if self._conflicts(gpa, size):
             raise BootError(f"The {what} overlaps another part of what is loaded at {gpa:#x} to {end:#x}.")
@@ -76,9 +84,9 @@ class Placement:
                     f"The {what} is too large: its {format_size(size)} do not fit below {format_size(limit)} "
                     "beside the rest of what is loaded."
                 )
-            raise BootError(
+            raise BootUsageError(
                 f"The {what} of {format_size(size)} does not fit into this machine's "
-                f"{format_size(self.layout.ram_size)} of memory: give it at least {format_size(needed)}."
+                f"{format_size(self.layout.ram_size)} of memory: {self._advice(needed)}"
             )
         self._claims.append(Range(gpa, gpa + size))
         return gpa
@@ -108,6 +116,9 @@ class Placement:
         self._check(gpa, size)
         for start in range(gpa, gpa + size, MIB):
             self._memory.write(start, _ZEROS[: min(MIB, gpa + size - start)])
+
+    def _advice(self, end: int) -> str:
+        return f"give it {format_size(end + self.to_come)} or more."
 
     def _check(self, gpa: int, size: int) -> None:
         if not any(taken.contains(gpa, size) for taken in self._claims):

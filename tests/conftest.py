@@ -1,4 +1,4 @@
-"""Bare guests run under every accelerator that works on this host."""
+"""What tests of every kind share: the accelerators that work on this host."""
 
 from __future__ import annotations
 
