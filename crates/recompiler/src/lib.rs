@@ -15,6 +15,7 @@ pub mod state;
 mod testing;
 pub mod tlb;
 mod translate;
+mod units;
 mod vcpu;
 mod vm;
 

@@ -2,6 +2,7 @@
 
 use crate::fault::Fault;
 use crate::tlb::{Itlb, Tlb};
+use crate::units::Aside;
 use crate::vm::Shared;
 use hv::{Bus, DescriptorTable, GuestMemory, LocalApic, Segment, SegmentRegister, Tsc};
 use rustc_hash::FxHashSet;
@@ -240,6 +241,8 @@ pub struct Core {
     pub exit_link: u32,
     /// Nonzero: an interrupt is pending that RFLAGS.IF holds off.
     pub interrupt_waits: u32,
+    /// The guest's x87 state and MXCSR are in the processor's registers, not in `fpu`; their exceptions are masked.
+    pub units_live: bool,
     /// A triple fault happened while an instruction of translated code was interpreted.
     pub shutdown: bool,
     /// Spare place for translated code.
@@ -273,7 +276,7 @@ pub struct Core {
 
     /// Instruction fetches.
     pub itlb: Itlb,
-    /// x87, SSE and AVX registers whenever Rust code runs.
+    /// x87, SSE and AVX registers whenever Rust code runs that looks at them; `units_live` tells of the rest.
     pub fpu: XsaveArea,
     /// Task register.
     pub tr: Segment,
@@ -378,12 +381,22 @@ impl Core {
 
     /// Reads an I/O port (`size` 1, 2 or 4). Permissions are checked by the caller.
     pub fn port_read(&mut self, port: u16, size: u8) -> u32 {
-        self.shared.outside(self.id, || self.bus.pio_read(port, size))
+        self.device(|bus| bus.pio_read(port, size))
     }
 
     /// Writes an I/O port.
     pub fn port_write(&mut self, port: u16, size: u8, value: u32) {
-        self.shared.outside(self.id, || self.bus.pio_write(port, size, value));
+        self.device(|bus| bus.pio_write(port, size, value));
+    }
+
+    /// Calls a device: outside of guest code, and with the host's own x87 state and MXCSR.
+    pub(crate) fn device<T>(&mut self, access: impl FnOnce(&dyn Bus) -> T) -> T {
+        let guest = self.units_live.then(Aside::put);
+        let result = self.shared.outside(self.id, || access(&*self.bus));
+        if let Some(guest) = guest {
+            guest.take_back();
+        }
+        result
     }
 }
 
@@ -423,6 +436,7 @@ impl Core {
             exit: 0,
             exit_link: 0,
             interrupt_waits: 0,
+            units_live: false,
             shutdown: false,
             scratch: 0,
             scratch2: 0,

@@ -26,6 +26,13 @@ pub fn handler(instruction: &Instruction) -> Handler {
         .unwrap_or(undefined)
 }
 
+/// Whether interpreting an instruction looks at vector or x87 registers.
+pub fn uses_units(instruction: &Instruction) -> bool {
+    integer::handler(instruction).is_none()
+        && system::handler(instruction).is_none()
+        && simd::handler(instruction).is_some()
+}
+
 fn undefined(_: &mut Core, _: &Instruction) -> Executed {
     Err(Fault::UD)
 }

@@ -220,7 +220,7 @@ impl Core {
         } else if let Some((lapic, offset)) = self.lapic_at(physical) {
             lapic.mmio_read(offset, data);
         } else {
-            self.shared.outside(self.id, || self.bus.mmio_read(physical, data));
+            self.device(|bus| bus.mmio_read(physical, data));
         }
     }
 
@@ -233,7 +233,7 @@ impl Core {
         } else if let Some((lapic, offset)) = self.lapic_at(physical) {
             lapic.mmio_write(offset, data);
         } else {
-            self.shared.outside(self.id, || self.bus.mmio_write(physical, data));
+            self.device(|bus| bus.mmio_write(physical, data));
         }
     }
 

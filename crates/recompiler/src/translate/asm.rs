@@ -24,9 +24,11 @@ pub mod host {
 #[allow(missing_docs)]
 pub mod condition {
     pub const AE: u8 = 3;
+    pub const E: u8 = 4;
     pub const NE: u8 = 5;
     pub const BE: u8 = 6;
     pub const A: u8 = 7;
+    pub const G: u8 = 15;
 }
 
 /// Code under construction for a known address.

@@ -36,8 +36,15 @@ pub(super) struct Resolved {
 }
 
 /// A lookup missed at `linear`: finds the bytes. Runs with the guest's vector registers live in the host's (the stub
-/// keeps them) and with its MXCSR: no floating point, no devices.
+/// keeps them) and with its MXCSR: no floating point.
 pub(super) extern "C" fn resolve_memory(core: &mut Core, linear: u64, site: u32) -> Resolved {
+    core.units_live = true;
+    let resolved = resolve(core, linear, site);
+    core.units_live = false;
+    resolved
+}
+
+fn resolve(core: &mut Core, linear: u64, site: u32) -> Resolved {
     const INTERPRET: Resolved = Resolved { resume: 0, host: 0 };
     let Some(site) = site_at(core, site) else { return INTERPRET };
     let size = u64::from(site.size);
@@ -68,7 +75,7 @@ pub(super) extern "C" fn resolve_memory(core: &mut Core, linear: u64, site: u32)
         return Resolved { resume, host: entry.host + offset };
     }
     // Data beside code: no translation is touched.
-    if write {
+    if site.kind == SiteKind::Write {
         if let Some(host) = core.host_beside_code(found.physical, size) {
             core.counters.stores_beside_code += 1;
             return Resolved { resume, host: host as u64 };
@@ -106,6 +113,14 @@ pub(super) extern "C" fn interpret_site(core: &mut Core, site: u32) -> u64 {
         Some(mode) => translated_at_rip(core, mode),
         None => 0,
     }
+}
+
+/// The same for an instruction that does not look at vector or x87 registers: they are still live in the host's.
+pub(super) extern "C" fn interpret_site_light(core: &mut Core, site: u32) -> u64 {
+    core.units_live = true;
+    let resume = interpret_site(core, site);
+    core.units_live = false;
+    resume
 }
 
 /// Delivers a fault in the middle of translated code. Returns where its handler's translation is, or 0.

@@ -238,6 +238,9 @@ fn class(instruction: &Instruction, mode: Mode) -> Class {
     {
         return Class::Interpret;
     }
+    if instruction.is_string_instruction() {
+        return string(instruction, mode);
+    }
     match instruction.mnemonic() {
         Adc | Add | And | Cmp | Or | Sbb | Sub | Test | Xor | Inc | Dec | Neg | Not | Mov | Movzx | Movsx | Movsxd
         | Bswap | Movbe | Xadd | Xchg | Imul | Rcl | Rcr | Rol | Ror | Sal | Shl | Shr | Sar | Bsf | Bsr | Tzcnt
@@ -290,6 +293,22 @@ fn integer(instruction: &Instruction) -> Class {
     if odd || offset_form { Class::Interpret } else { Class::Copy }
 }
 
+/// MOVS, STOS, LODS, SCAS and CMPS at 64-bit addresses; repeated ones that change no flags.
+fn string(instruction: &Instruction, mode: Mode) -> Class {
+    use Mnemonic::*;
+    let moves = matches!(instruction.mnemonic(), Movsb | Movsw | Movsd | Movsq | Stosb | Stosw | Stosd | Stosq);
+    let known = moves
+        || matches!(
+            instruction.mnemonic(),
+            Lodsb | Lodsw | Lodsd | Lodsq | Scasb | Scasw | Scasd | Scasq | Cmpsb | Cmpsw | Cmpsd | Cmpsq
+        ) && !instruction.has_rep_prefix()
+            && !instruction.has_repne_prefix();
+    let plain = (0..instruction.op_count()).all(|operand| {
+        matches!(instruction.op_kind(operand), OpKind::Register | OpKind::MemorySegRSI | OpKind::MemoryESRDI)
+    }) && !matches!(instruction.segment_prefix(), Register::FS | Register::GS);
+    if known && plain && mode.bits() == Bits::B64 { Class::Rule } else { Class::Interpret }
+}
+
 fn bit_test(instruction: &Instruction) -> Class {
     let memory = instruction.op0_kind() == OpKind::Memory;
     if memory && instruction.op1_kind() == OpKind::Register { Class::Rule } else { Class::Copy }
@@ -331,18 +350,6 @@ fn rule(instruction: &Instruction, mode: Mode) -> Class {
     Class::Rule
 }
 
-/// Whether interpreting an instruction neither looks at vector or x87 registers nor reaches a device.
-pub fn leaves_vectors_alone(instruction: &Instruction) -> bool {
-    use Mnemonic::*;
-    match instruction.mnemonic() {
-        Syscall | Sysret | Sysretq | Iretq | Popfq | Rdmsr | Wrmsr | Cpuid | Invlpg | Invpcid | Clts | Stac | Clac
-        | Sti | Cli | Swapgs | Int3 | Wrfsbase | Wrgsbase | Rdfsbase | Rdgsbase | Div | Idiv | Lahf | Sahf | Std
-        | Cld => true,
-        Mov => !matches!(instruction.op0_kind(), OpKind::Memory) && !matches!(instruction.op1_kind(), OpKind::Memory),
-        _ => false,
-    }
-}
-
 /// Bytes of the first operand.
 pub fn operand_bytes(instruction: &Instruction) -> usize {
     match instruction.op0_kind() {
@@ -355,19 +362,22 @@ pub fn operand_bytes(instruction: &Instruction) -> usize {
 fn vector(instruction: &Instruction, mode: Mode) -> Class {
     use CpuidFeature::*;
     use Mnemonic::*;
-    let copied = match instruction.mnemonic() {
-        Fldcw | Fnstcw | Fldenv | Fnstenv | Fnsave | Frstor | Ldmxcsr | Vldmxcsr | Maskmovq | Maskmovdqu
-        | Vmaskmovdqu | Pcmpestri | Pcmpestri64 | Pcmpestrm | Pcmpestrm64 | Pcmpistri | Pcmpistrm | Vpcmpestri
-        | Vpcmpestri64 | Vpcmpestrm | Vpcmpestrm64 | Vpcmpistri | Vpcmpistrm | Vmaskmovps | Vmaskmovpd | Vpmaskmovd
-        | Vpmaskmovq | Fninit | Fnclex | Wait => false,
-        _ => instruction.cpuid_features().iter().all(|feature| match feature {
+    // Instructions that touch memory or registers without naming them are not in these sets but for a few.
+    let usable = !instruction.cpuid_features().is_empty()
+        && instruction.cpuid_features().iter().all(|feature| match feature {
             MMX | SSE | SSE2 | SSE3 | SSSE3 | SSE4_1 | SSE4_2 | AES | PCLMULQDQ | SHA | FPU | FPU287 | FPU387
             | CMOV => mode.fpu(),
             AVX | AVX2 | FMA | F16C => mode.avx() && !instruction.is_vsib(),
             _ => false,
-        }),
-    };
-    // Instructions that touch memory or registers without naming them are not in these sets but for a few.
-    let known = !instruction.cpuid_features().is_empty() && !instruction.is_string_instruction();
-    if copied && known { Class::Copy } else { Class::Interpret }
+        });
+    match instruction.mnemonic() {
+        Fldenv | Fnstenv | Fnsave | Frstor | Maskmovq | Maskmovdqu | Vmaskmovdqu | Vmaskmovps | Vmaskmovpd
+        | Vpmaskmovd | Vpmaskmovq => Class::Interpret,
+        _ if !usable => Class::Interpret,
+        Fldcw | Ldmxcsr | Vldmxcsr | Pcmpestri | Pcmpestri64 | Pcmpestrm | Pcmpestrm64 | Pcmpistri | Pcmpistrm
+        | Vpcmpestri | Vpcmpestri64 | Vpcmpestrm | Vpcmpestrm64 | Vpcmpistri | Vpcmpistrm => Class::Rule,
+        // No exception is pending while all are masked.
+        Wait => Class::Nothing,
+        _ => Class::Copy,
+    }
 }

@@ -48,6 +48,8 @@ pub enum SiteKind {
     Read,
     /// A store or read-modify-write.
     Write,
+    /// Stores that may go on to the end of the page.
+    WriteRun,
     /// Always: the interpreter runs it.
     Interpret,
     /// An indirect branch, where its target is not canonical.

@@ -9,7 +9,7 @@
 //! ```
 
 use super::asm::{Asm, host};
-use super::callbacks::{interpret_site, resolve_memory};
+use super::callbacks::{interpret_site, interpret_site_light, resolve_memory};
 use super::encode::Rm;
 use super::jumps::find_target;
 use super::lower::{HOMES, Home, home};
@@ -44,7 +44,7 @@ pub struct Stubs {
     pub memory: u64,
     /// ECX = site: interpret its instruction.
     pub interpret: u64,
-    /// The same for an instruction that neither uses vector state nor reaches a device.
+    /// The same for an instruction that does not use vector or x87 state.
     pub interpret_light: u64,
     /// ECX = link.
     pub link: u64,
@@ -138,7 +138,7 @@ pub fn emit(asm: &mut Asm, vectors: Vectors) -> Stubs {
     store_registers(asm);
     asm.mov32(host::RSI, host::RCX);
     vectors.save(asm);
-    call(asm, interpret_site as *const () as u64);
+    call(asm, interpret_site_light as *const () as u64);
     vectors.restore(asm);
     asm.op(true, &[0x85], host::RAX, Rm::Register(host::RAX));
     let left_light = asm.jcc_forward(4);

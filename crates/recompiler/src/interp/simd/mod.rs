@@ -129,7 +129,9 @@ fn needs_alignment(instruction: &Instruction, unit: Unit) -> bool {
                 | Mnemonic::Movdqu
                 | Mnemonic::Lddqu
                 | Mnemonic::Pcmpestri
+                | Mnemonic::Pcmpestri64
                 | Mnemonic::Pcmpestrm
+                | Mnemonic::Pcmpestrm64
                 | Mnemonic::Pcmpistri
                 | Mnemonic::Pcmpistrm
         ),

@@ -63,6 +63,23 @@ fn aligned_forms_fault_on_a_misaligned_operand_and_unaligned_forms_do_not() {
 }
 
 #[test]
+fn text_comparisons_take_operands_anywhere_with_lengths_of_any_width() {
+    let text: [u8; 16] = *b"the quick brown ";
+    for prefix in [&[0x66, 0x0F, 0x3A, 0x61, 0x0E, 0x0C][..], &[0x66, 0x48, 0x0F, 0x3A, 0x61, 0x0E, 0x0C]] {
+        let mut core = core();
+        core.gpr[6] = RSI + 5;
+        put(&core, RSI + 5, &text);
+        let mut needle = [0; 32];
+        needle[..5].copy_from_slice(b"quick");
+        set(&mut core, 1, needle);
+        (core.gpr[0], core.gpr[2]) = (5, 16);
+        // PCMPESTRI, equal ordered: where in the second text the first one lies.
+        execute(&mut core, prefix).unwrap();
+        assert_eq!(core.gpr[1], 4);
+    }
+}
+
+#[test]
 fn a_vex_operation_works_on_256_bits_and_needs_xcr0() {
     let mut core = core();
     put(&core, RSI, &floats([0.5; 8]));

@@ -1,6 +1,5 @@
 //! Arithmetic with implicit operands: widening, multiplication, division, CMPXCHG and CMPXCHG16B, bits of bit strings.
 
-use super::flow::Cold;
 use super::{HOMES, Home, Lowering, Unfit, home, place};
 use crate::state::layout;
 use crate::translate::SiteKind;
@@ -99,7 +98,7 @@ impl Lowering<'_> {
         let extension = if instruction.mnemonic() == Mnemonic::Div { 6 } else { 7 };
         self.asm.op(wide, &[0xF7], extension, rcx);
         self.asm.store(place(0), host::RAX);
-        self.cold.push(Cold::Unfit { from, site });
+        self.unfit(instruction, from, site);
         // The flags are undefined; the host left some.
         self.in_host = true;
         self.saved = false;

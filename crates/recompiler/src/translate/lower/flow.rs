@@ -21,7 +21,7 @@ pub(super) enum Cold {
     /// A lookup missed: RAX minus the tag of slot RCX was compared.
     Miss { from: Vec<Fixup>, tag: u32, site: u32 },
     /// Interpret the instruction of `site`; its operands were found unfit for the host.
-    Unfit { from: Vec<Fixup>, site: u32 },
+    Unfit { from: Vec<Fixup>, site: u32, stub: u64 },
     /// Leave for another block by `link`.
     Exit { from: Fixup, link: u32, host_flags: bool, poll: bool },
     /// The jump table has no entry for the address in RAX.
@@ -250,11 +250,11 @@ impl Lowering<'_> {
                     asm.dword(site);
                     asm.jmp(self.stubs.memory);
                 }
-                Cold::Unfit { from, site } => {
+                Cold::Unfit { from, site, stub } => {
                     from.into_iter().for_each(|fixup| asm.bind(fixup));
                     asm.raw(&[0xB9]);
                     asm.dword(site);
-                    asm.jmp(self.stubs.interpret);
+                    asm.jmp(stub);
                 }
                 Cold::Exit { from, link, host_flags, poll } => {
                     asm.bind(from);

@@ -12,14 +12,16 @@
 //!
 //! # Files
 //! Here are the driver and the state of the flags. `copy` has the instructions that keep their encoding; the others have
-//! rules, in `address` (operands in memory), `arithmetic`, `stack`, `system` and `flow` (branches, the block's exits).
+//! rules, in `address` (operands in memory), `arithmetic`, `stack`, `string`, `units` (control words of the vector units and x87), `system` and `flow` (branches, the block's exits).
 
 mod address;
 mod arithmetic;
 mod copy;
 mod flow;
 mod stack;
+mod string;
 mod system;
+mod units;
 
 use super::asm::{Asm, host};
 use super::encode::Rm;
@@ -244,6 +246,9 @@ impl<'a> Lowering<'a> {
     fn rule(&mut self, decoded: &Decoded, planner: &mut Planner, bytes: &[u8], flags: Use) -> Result<bool, Unfit> {
         let instruction = &decoded.instruction;
         use Mnemonic::*;
+        if instruction.is_string_instruction() {
+            return self.string(instruction, flags).map(|()| false);
+        }
         match instruction.mnemonic() {
             // Spelled out: with REX.B some processors take F3 90 for XCHG.
             Pause => self.asm.raw(&[0xF3, 0x90]),
@@ -264,6 +269,11 @@ impl<'a> Lowering<'a> {
             Mov => self.read_segment(instruction)?,
             Bt | Btc | Btr | Bts => self.bit_test(instruction, planner, bytes, flags)?,
             Fnstsw => self.store_status(),
+            Ldmxcsr | Vldmxcsr | Fldcw => self.load_control(instruction, flags)?,
+            Pcmpestri | Pcmpestri64 | Pcmpestrm | Pcmpestrm64 | Pcmpistri | Pcmpistrm | Vpcmpestri | Vpcmpestri64
+            | Vpcmpestrm | Vpcmpestrm64 | Vpcmpistri | Vpcmpistrm => {
+                self.compare_texts(instruction, planner, bytes, flags)?;
+            }
             Call => return self.call(instruction, flags).map(|()| true),
             Ret => return self.ret(instruction, flags).map(|()| true),
             Jmp => return self.jump(instruction, flags).map(|()| true),

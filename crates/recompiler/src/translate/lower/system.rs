@@ -1,14 +1,15 @@
 //! System instructions that are translated: the time-stamp counter, the interrupt flag with STI's shadow, SWAPGS, reads
-//! of segment registers, FNSTSW; and the way to the interpreter for all others.
+//! of segment registers; and the way to the interpreter for all others.
 
 use super::flow::Cold;
-use super::{HOMES, Home, Lowering, Unfit, home, place};
+use super::{HOMES, Home, Lowering, Unfit, home};
+use crate::interp;
 use crate::state::layout;
 use crate::translate::SiteKind;
-use crate::translate::asm::host;
+use crate::translate::asm::{Fixup, host};
 use crate::translate::encode::Rm;
 use crate::translate::flags::Use;
-use crate::translate::form::{self, general};
+use crate::translate::form::general;
 use iced_x86::{Instruction, Mnemonic, OpAccess};
 
 impl Lowering<'_> {
@@ -18,12 +19,24 @@ impl Lowering<'_> {
         let site = self.site(instruction, SiteKind::Interpret, 0, false);
         self.asm.raw(&[0xB9]);
         self.asm.dword(site);
-        let light = self.mode.fpu() && form::leaves_vectors_alone(instruction);
-        self.asm.jmp(if light { self.stubs.interpret_light } else { self.stubs.interpret });
+        self.asm.jmp(self.interpreting_stub(instruction));
         self.finish_site(site);
         // Whoever comes back finds the flags in both places.
         self.in_host = true;
         self.saved = true;
+    }
+
+    /// The stub that interprets an instruction: where it can neither see nor raise anything of the vector units and x87,
+    /// with their state left in the registers.
+    fn interpreting_stub(&self, instruction: &Instruction) -> u64 {
+        let light = self.mode.fpu() && !interp::uses_units(instruction);
+        if light { self.stubs.interpret_light } else { self.stubs.interpret }
+    }
+
+    /// Behind the block: `site`'s instruction is interpreted, as its operands were found unfit for the host.
+    pub(super) fn unfit(&mut self, instruction: &Instruction, from: Vec<Fixup>, site: u32) {
+        let stub = self.interpreting_stub(instruction);
+        self.cold.push(Cold::Unfit { from, site, stub });
     }
 
     /// RDTSC and RDTSCP: the host's counter plus the guest's offset.
@@ -91,12 +104,5 @@ impl Lowering<'_> {
         let selector = Rm::Gs(layout::selector(instruction.op1_register().number()));
         self.asm.op(false, &[0x0F, 0xB7], target, selector);
         Ok(())
-    }
-
-    /// FNSTSW AX.
-    pub(super) fn store_status(&mut self) {
-        self.asm.load(host::RAX, place(0));
-        self.asm.raw(&[0xDF, 0xE0]);
-        self.asm.store(place(0), host::RAX);
     }
 }
