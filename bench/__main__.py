@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +26,15 @@ _RESULTS: Final = Path(__file__).parent / "RESULTS.md"
 
 
 def main() -> int:
-    """Return 0, 1 if a benchmark failed, or 2 for wrong usage."""
+    """Return 0, 1 if a benchmark failed, 2 for wrong usage, or 130 after Ctrl-C: what was done is kept."""
+    try:
+        return _measure()
+    except KeyboardInterrupt:
+        print("bench: Interrupted.", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _measure() -> int:
     listed = "\n".join(f"  {name:10} {text}" for name, text in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench",

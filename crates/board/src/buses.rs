@@ -124,6 +124,20 @@ impl Buses {
         [list("port", &self.ports), list("mmio", &self.mmio)].concat()
     }
 
+    /// All devices, each once however many ranges it answers: ports first, ascending. For snapshots, which keep the
+    /// states in this order.
+    pub fn devices(&self) -> Vec<Arc<dyn Device>> {
+        let mut devices: Vec<Arc<dyn Device>> = Vec::new();
+        for table in [self.ports.load(), self.mmio.load()] {
+            for Entry { device, .. } in table.iter() {
+                if !devices.iter().any(|known| Arc::ptr_eq(known, device)) {
+                    devices.push(device.clone());
+                }
+            }
+        }
+        devices
+    }
+
     fn insert(
         &self,
         bus: &ArcSwap<Table>,

@@ -21,6 +21,12 @@ pub enum MemoryError {
         /// The system's answer.
         reason: String,
     },
+    /// A write by a device to memory that only the machine's maker fills.
+    #[error("guest memory at {address:#x} is read-only")]
+    Readonly {
+        /// Guest physical address.
+        address: u64,
+    },
     /// An access outside RAM.
     #[error("no guest memory at {address:#x}, {size} bytes")]
     Unmapped {
@@ -191,20 +197,21 @@ impl GuestMemory {
     /// # Errors
     /// [`MemoryError::Unmapped`] when any byte is not RAM; `data` may then be partly written.
     pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
-        self.pieces(address, data.len(), |host, _, range| {
+        self.pieces(address, data.len(), false, |host, _, range| {
             // SAFETY: `pieces` gives `host` valid for `range.len()` bytes; source and destination cannot overlap as
             // `data` is not guest memory.
             unsafe { std::ptr::copy_nonoverlapping(host, data[range.clone()].as_mut_ptr(), range.len()) };
         })
     }
 
-    /// Copies into guest memory (also into read-only regions: this is the machine writing, not the guest).
-    /// Translations of code that is overwritten are dropped.
+    /// Copies into guest memory. Translations of code that is overwritten are dropped. What a read-only region holds
+    /// is put there through [`GuestMemory::file`]: nothing that a guest can make a device do changes it.
     ///
     /// # Errors
-    /// [`MemoryError::Unmapped`] when any byte is not RAM; nothing or a first part may then be written.
+    /// [`MemoryError::Unmapped`] when any byte is no memory, [`MemoryError::Readonly`] when it is read-only; nothing
+    /// or a first part may then be written.
     pub fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
-        self.pieces(address, data.len(), |host, offset, range| {
+        self.pieces(address, data.len(), true, |host, offset, range| {
             // SAFETY: as in `read`.
             unsafe { std::ptr::copy_nonoverlapping(data[range.clone()].as_ptr(), host, range.len()) };
             self.written(offset, range.len() as u64);
@@ -268,9 +275,12 @@ impl GuestMemory {
     /// Writes a naturally aligned little-endian 16-bit value in one access, with release ordering.
     ///
     /// # Errors
-    /// [`MemoryError::Unmapped`] when it is not RAM or not aligned.
+    /// [`MemoryError::Unmapped`] when it is no memory or not aligned, [`MemoryError::Readonly`].
     pub fn store_u16(&self, address: u64, value: u16) -> Result<(), MemoryError> {
         let host = self.aligned(address, 2)?;
+        if self.region(address).is_some_and(|region| region.readonly) {
+            return Err(MemoryError::Readonly { address });
+        }
         // SAFETY: as in `load_u16`.
         unsafe { AtomicU16::from_ptr(host.cast()) }.store(value.to_le(), Ordering::Release);
         self.written(host as u64 - self.base.as_ptr() as u64, 2);
@@ -310,6 +320,7 @@ impl GuestMemory {
         &self,
         address: u64,
         size: usize,
+        write: bool,
         mut each: impl FnMut(*mut u8, u64, std::ops::Range<usize>),
     ) -> Result<(), MemoryError> {
         let unmapped = || MemoryError::Unmapped { address, size: size as u64 };
@@ -317,6 +328,9 @@ impl GuestMemory {
         while done < size {
             let at = address.checked_add(done as u64).ok_or_else(unmapped)?;
             let region = self.region(at).ok_or_else(unmapped)?;
+            if write && region.readonly {
+                return Err(MemoryError::Readonly { address: at });
+            }
             let within = at - region.address;
             let length = (region.size - within).min((size - done) as u64);
             let offset = region.offset + within;
@@ -364,6 +378,19 @@ mod tests {
         assert!(memory.read(u64::MAX, &mut [0, 0]).is_err());
         assert!(memory.host(0x10_0FFF, 2).is_none());
         assert!(memory.load_u16(0x1001).is_err());
+    }
+
+    #[test]
+    fn read_only_memory_is_written_through_its_file_alone() {
+        let region = |address, readonly| Region { address, size: 0x1000, offset: address, readonly };
+        let memory = GuestMemory::new(&[region(0, false), region(0x1000, true)]).unwrap();
+        assert_eq!(memory.write(0x1010, &[1]), Err(MemoryError::Readonly { address: 0x1010 }));
+        assert_eq!(memory.write(0xFFF, &[1, 2]), Err(MemoryError::Readonly { address: 0x1000 }));
+        assert_eq!(memory.store_u16(0x1020, 1), Err(MemoryError::Readonly { address: 0x1020 }));
+        std::os::unix::fs::FileExt::write_all_at(memory.file(), &[7; 4096], 0x1000).unwrap();
+        let mut back = [0; 4096];
+        memory.read(0x1000, &mut back).unwrap();
+        assert_eq!(back, [7; 4096]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use crate::transport::{COMMON_SIZE, Transport};
 use crate::{DeviceType, Link, VirtioDevice};
 use board::Action;
-use board::pci::{Bar, BarRange, Configuration, Identity, Intx, PciFunction};
+use board::pci::{Bar, BarRange, COMMAND_MASTER, Configuration, Identity, Intx, PciFunction, register};
 use hv::{GuestMemory, Interrupts, IoAddress, Vm};
 use parking_lot::Mutex;
 use std::io;
@@ -212,6 +212,7 @@ impl PciFunction for VirtioPci {
     fn config_changed(&self, configuration: &Configuration) {
         self.link.msix.config_changed(configuration);
         self.link.follow_msix();
+        self.transport.set_master(configuration.u16(register::COMMAND) & COMMAND_MASTER != 0);
     }
 
     fn bar_moved(&self, _bar: usize, range: Option<&BarRange>) {

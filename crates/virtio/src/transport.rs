@@ -33,6 +33,8 @@ struct Registers {
     queue_select: u16,
     queues: Vec<QueueRegisters>,
     paused: bool,
+    /// Whether the function may read and write guest memory.
+    master: bool,
     engine: Engine,
 }
 
@@ -65,6 +67,7 @@ impl Registers {
             queue_select: 0,
             queues: queue_sizes.iter().map(queue).collect(),
             paused: false,
+            master: false,
             engine: Engine::Idle,
         }
     }
@@ -205,16 +208,17 @@ impl Transport {
             Ok(queues) => {
                 self.device.start(features);
                 registers.engine = Engine::Paused(queues);
-                if !registers.paused {
-                    self.run(registers);
-                }
+                self.run(registers);
             }
             Err(error) => self.link.needs_reset(format!("{}: {error}", self.device.name())),
         }
     }
 
-    /// Gives the queues to an I/O thread.
+    /// Gives the queues to an I/O thread, unless there is a reason against it.
     fn run(&self, registers: &mut Registers) {
+        if registers.paused || !registers.master || self.link.status() & DEVICE_NEEDS_RESET != 0 {
+            return;
+        }
         registers.engine = match std::mem::replace(&mut registers.engine, Engine::Idle) {
             Engine::Paused(queues) => match Worker::start(self.device.clone(), self.link.clone(), queues) {
                 Ok(worker) => Engine::Running(worker),
@@ -237,7 +241,8 @@ impl Transport {
 
     fn reset_registers(&self, registers: &mut Registers) {
         self.halt(registers);
-        *registers = Registers { paused: registers.paused, ..Registers::new(&self.queue_sizes) };
+        let Registers { paused, master, .. } = *registers;
+        *registers = Registers { paused, master, ..Registers::new(&self.queue_sizes) };
         self.link.reset();
         self.device.reset();
     }
@@ -256,8 +261,16 @@ impl Transport {
     pub fn resume(&self) {
         let registers = &mut *self.registers.lock();
         registers.paused = false;
-        if self.link.status() & DEVICE_NEEDS_RESET == 0 {
-            self.run(registers);
+        self.run(registers);
+    }
+
+    /// Whether the function may be a bus master: without, it leaves guest memory alone. PCI Local Bus 3.0, section
+    /// 6.2.2, bit 2.
+    pub fn set_master(&self, master: bool) {
+        let registers = &mut *self.registers.lock();
+        if registers.master != master {
+            registers.master = master;
+            if master { self.run(registers) } else { self.halt(registers) }
         }
     }
 
@@ -291,9 +304,7 @@ impl Transport {
         }
         self.link.msix.save(&mut writer);
         writer.blob(&self.device.save());
-        if !registers.paused {
-            self.run(registers);
-        }
+        self.run(registers);
         writer.finish()
     }
 

@@ -65,6 +65,28 @@ fn reads_and_writes_move_the_right_bytes() {
 }
 
 #[test]
+fn memory_is_left_alone_without_bus_mastering() {
+    let file = file();
+    let mut driver = Driver::new(disk(&file, BlkOptions::default()));
+    driver.set_master(false);
+    driver.start(FLUSH_FEATURE);
+    header(&driver, 0, 5);
+    driver.memory.write(STATUS, &[0xEE]).unwrap();
+    let head = driver.submit(0, &[(DATA, 16, READ), (0x20_0000, 512, WRITE), (STATUS, 1, WRITE)]);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!((driver.bytes(STATUS, 1), driver.bytes(0x20_0000, 512)), (vec![0xEE], vec![0; 512]));
+    assert_eq!((driver.used(0), driver.messages(1), driver.status()), (None, 0, 0x0F));
+    // What waits is served as soon as it may be, and no longer.
+    driver.set_master(true);
+    assert_eq!(driver.wait(0), (head, 513));
+    assert_eq!(driver.bytes(0x20_0000, 512), vec![5; 512]);
+    driver.set_master(false);
+    driver.submit(0, &[(DATA, 16, READ), (0x30_0000, 512, WRITE), (STATUS, 1, WRITE)]);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(driver.bytes(0x30_0000, 512), vec![0; 512]);
+}
+
+#[test]
 fn a_header_in_pieces_and_an_indirect_table_are_the_same_request() {
     let file = file();
     let mut driver = started(&file, BlkOptions::default());

@@ -81,6 +81,7 @@ impl Driver {
         let features = feature::VERSION_1;
         let mut driver = Driver { buses, pci, memory, function, controller, base: 0, queues: Vec::new(), features };
         driver.base = u64::from(driver.config(0x10, 4) & !15);
+        driver.set_master(true);
         driver
     }
 
@@ -92,6 +93,12 @@ impl Driver {
     pub fn set_config(&self, register: u8, size: u8, value: u32) {
         self.buses.pio_write(0xCF8, 4, 0x8000_1800 | u32::from(register & !3));
         self.buses.pio_write(0xCFC + u16::from(register & 3), size, value);
+    }
+
+    /// Lets the device reach memory, or not, as Linux's `pci_set_master` does.
+    pub fn set_master(&self, master: bool) {
+        let command = self.config(0x04, 2) & !4;
+        self.set_config(0x04, 2, command | u32::from(master) << 2);
     }
 
     /// The configuration space offset of the capability with this ID and virtio `cfg_type`.
