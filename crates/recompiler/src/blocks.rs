@@ -2,132 +2,12 @@
 
 use crate::fault::Fault;
 use crate::interp::{self, Handler};
-use crate::state::{Bits, Core, cr0, cr4, flag};
-use crate::tlb::View;
+use crate::mode::Mode;
+use crate::state::{Core, flag};
 use crate::vm::Shared;
-use hv::{Segment, SegmentRegister};
+use hv::SegmentRegister;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use rustc_hash::FxHashMap;
-
-/// Everything besides the bytes that decides what a piece of code means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Mode(u16);
-
-impl Mode {
-    /// No mode a processor can be in.
-    pub const NONE: Mode = Mode(u16::MAX);
-    const USER: u16 = 1 << 2;
-    const AC: u16 = 1 << 3;
-    const FLAT: u16 = 1 << 4;
-    const FPU: u16 = 1 << 5;
-    const AVX: u16 = 1 << 6;
-    const PROTECTED: u16 = 1 << 7;
-    const RDTSC: u16 = 1 << 8;
-    const RING_0: u16 = 1 << 9;
-
-    /// The mode a processor is in.
-    pub fn of(core: &Core) -> Mode {
-        let mut mode = match core.bits() {
-            Bits::B16 => 0,
-            Bits::B32 => 1,
-            Bits::B64 => 2,
-        };
-        match core.view() {
-            View::User => mode |= Mode::USER,
-            View::SupervisorAc => mode |= Mode::AC,
-            View::Supervisor => {}
-        }
-        if core.protected() && !core.vm86() {
-            mode |= Mode::PROTECTED;
-        }
-        if mode & 3 == 2 || flat(core) {
-            mode |= Mode::FLAT;
-        }
-        if core.cr0 & (cr0::EM | cr0::TS) == 0 && core.cr4 & cr4::OSFXSR != 0 && exceptions_masked(core) {
-            mode |= Mode::FPU;
-            if core.cr4 & cr4::OSXSAVE != 0 && core.xcr0 & 7 == 7 {
-                mode |= Mode::AVX;
-            }
-        }
-        if core.cr4 & cr4::TSD == 0 || core.cpl() == 0 {
-            mode |= Mode::RDTSC;
-        }
-        if core.cpl() == 0 {
-            mode |= Mode::RING_0;
-        }
-        Mode(mode)
-    }
-
-    /// Width of the code.
-    pub fn bits(self) -> Bits {
-        match self.0 & 3 {
-            0 => Bits::B16,
-            1 => Bits::B32,
-            _ => Bits::B64,
-        }
-    }
-
-    /// Privilege view of data accesses.
-    pub fn view(self) -> View {
-        if self.0 & Mode::USER != 0 {
-            View::User
-        } else if self.0 & Mode::AC != 0 {
-            View::SupervisorAc
-        } else {
-            View::Supervisor
-        }
-    }
-
-    /// CS, DS, ES and SS start at 0 and reach to 4 GiB, with a stack of the code's width: addresses need no segment
-    /// arithmetic.
-    pub fn flat(self) -> bool {
-        self.0 & Mode::FLAT != 0
-    }
-
-    /// x87 and SSE instructions raise neither #NM nor #UD, and their own exceptions are masked.
-    pub fn fpu(self) -> bool {
-        self.0 & Mode::FPU != 0
-    }
-
-    /// RDTSC is allowed.
-    pub fn rdtsc(self) -> bool {
-        self.0 & Mode::RDTSC != 0
-    }
-
-    /// Privilege level 0, where CLI, STI and SWAPGS are allowed whatever IOPL says.
-    pub fn ring_0(self) -> bool {
-        self.0 & Mode::RING_0 != 0
-    }
-
-    /// So do AVX instructions.
-    pub fn avx(self) -> bool {
-        self.0 & Mode::AVX != 0
-    }
-}
-
-/// No x87 or SSE operation can raise an exception.
-fn exceptions_masked(core: &Core) -> bool {
-    let area = &core.fpu.0;
-    let fcw = u16::from_le_bytes([area[0], area[1]]);
-    let mxcsr = u32::from_le_bytes([area[24], area[25], area[26], area[27]]);
-    fcw & 0x3F == 0x3F && mxcsr & 0x1F80 == 0x1F80
-}
-
-fn flat(core: &Core) -> bool {
-    let segment = |register: SegmentRegister| &core.segments[register as usize];
-    let whole = |segment: &Segment| segment.base == 0 && segment.limit == u32::MAX && segment.access & Segment::P != 0;
-    let expands_up_writable = |segment: &Segment| segment.access & 0b1110 == 0b0010;
-    let stack = segment(SegmentRegister::Ss);
-    core.bits() == Bits::B32
-        && !core.vm86()
-        && whole(segment(SegmentRegister::Cs))
-        && whole(stack)
-        && stack.access & Segment::DB != 0
-        && [SegmentRegister::Ds, SegmentRegister::Es].iter().all(|&register| {
-            let segment = segment(register);
-            whole(segment) && expands_up_writable(segment)
-        })
-}
 
 /// One instruction, decoded.
 #[derive(Clone)]
@@ -235,32 +115,23 @@ impl Blocks {
         let room = 4096 - (physical & 0xFFF) as usize;
         let mut bytes = [0; 2 * 4096];
         core.physical_read(physical, &mut bytes[..room]);
-        let mut code = decode(core, mode, &bytes[..room]);
+        let mut code = decode(mode, core.rip, &bytes[..room]);
         if code.is_empty() {
             // The first instruction goes on in the next page, and with it the block.
-            let Some(second) = self.second_page(core, mode, linear) else { return single(core, mode) };
+            let Some(second) = second_page(core, mode) else { return single(core, mode) };
             key.second = Some(second);
             if let Some(&id) = self.by_key.get(&key) {
                 return Ok(Found::Block(id));
             }
             let Some(physical) = core.memory.address_of(second) else { return single(core, mode) };
             core.physical_read(physical, &mut bytes[room..room + 4096]);
-            code = decode(core, mode, &bytes[..room + 4096]);
+            code = decode(mode, core.rip, &bytes[..room + 4096]);
             if code.is_empty() {
                 return single(core, mode);
             }
         }
         let size: usize = code.iter().map(|decoded| decoded.instruction.len()).sum();
         self.add(core, key, code, &bytes[..size])
-    }
-
-    /// Where the next page of code lies in the RAM file, when it is mapped RAM.
-    fn second_page(&self, core: &mut Core, mode: Mode, linear: u64) -> Option<u64> {
-        if mode.bits() != Bits::B64 {
-            return None;
-        }
-        let physical = core.fetch_address((linear | 0xFFF).wrapping_add(1)).ok()?;
-        core.memory.offset(physical, 4096)
     }
 
     fn add(&mut self, core: &mut Core, key: Key, code: Vec<Decoded>, bytes: &[u8]) -> Result<Found, Fault> {
@@ -382,19 +253,31 @@ impl Blocks {
     }
 }
 
-/// Decodes instructions until one ends the block, or the page ends.
-fn decode(core: &Core, mode: Mode, bytes: &[u8]) -> Vec<Decoded> {
-    let mut decoder = Decoder::with_ip(mode.bits() as u32, bytes, core.rip, DecoderOptions::NONE);
+/// Where the page behind that of the instruction pointer lies in the RAM file, when it is mapped RAM.
+fn second_page(core: &mut Core, mode: Mode) -> Option<u64> {
+    let first = mode.linear(core.rip);
+    let distance = 4096 - (first & 0xFFF);
+    let rip = mode.truncate(core.rip.wrapping_add(distance));
+    if !mode.reaches(rip) || mode.linear(rip) != (first | 0xFFF).wrapping_add(1) {
+        return None;
+    }
+    let physical = core.fetch_address(mode.linear(rip)).ok()?;
+    core.memory.offset(physical, 4096)
+}
+
+/// Decodes instructions from RIP on until one ends the block, or the bytes end or the segment.
+fn decode(mode: Mode, rip: u64, bytes: &[u8]) -> Vec<Decoded> {
+    let mut decoder = Decoder::with_ip(mode.bits() as u32, bytes, rip, DecoderOptions::NONE);
     let mut code = Vec::with_capacity(8);
-    let limit = u64::from(core.segments[SegmentRegister::Cs as usize].limit);
     while code.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
         let instruction = decoder.decode();
-        let beyond_limit =
-            mode.bits() != Bits::B64 && instruction.ip() + instruction.len() as u64 > limit.saturating_add(1);
+        let last = instruction.next_ip().wrapping_sub(1);
+        // Code that goes on at offset 0 is another block.
+        let beyond_limit = !mode.long() && (!mode.reaches(last) || mode.truncate(last) != last);
         if instruction.is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes || beyond_limit {
             break;
         }
-        let ends = instruction.is_invalid() || ends_block(&instruction);
+        let ends = instruction.is_invalid() || ends_block(&instruction, mode);
         code.push(Decoded { handler: interp::handler(&instruction), instruction });
         if ends {
             break;
@@ -405,17 +288,20 @@ fn decode(core: &Core, mode: Mode, bytes: &[u8]) -> Vec<Decoded> {
 
 /// Whether a block cannot go on behind an instruction: it branches, or changes the mode that code is decoded or
 /// interrupted in.
-fn ends_block(instruction: &Instruction) -> bool {
-    use iced_x86::Mnemonic::*;
+fn ends_block(instruction: &Instruction, mode: Mode) -> bool {
+    use iced_x86::{Mnemonic::*, Register};
     if instruction.flow_control() != FlowControl::Next {
         return true;
     }
     match instruction.mnemonic() {
         Popf | Popfd | Popfq | Hlt | Lmsw | Clts | Invlpg | Invpcid | Wrmsr | Xsetbv | Stac | Clac | Lss | Lgdt
-        | Lidt | Lldt | Ltr | Wbinvd | Invd | Mwait | Rsm | Xrstor | Xrstor64 | Lds | Les | Lfs | Lgs => true,
+        | Lidt | Lldt | Ltr | Wbinvd | Invd | Mwait | Rsm | Xrstor | Xrstor64 => true,
+        // Only a base changes, which is not part of the mode.
+        Lds | Les | Lfs | Lgs => !mode.paragraphs(),
         Mov | Pop => {
             let register = instruction.op0_register();
-            register.is_segment_register() || register.is_cr() || register.is_dr()
+            let segment = register.is_segment_register() && (!mode.paragraphs() || register == Register::SS);
+            segment || register.is_cr() || register.is_dr()
         }
         Insb | Insd | Insw | Outsb | Outsd | Outsw | Out | In => true,
         _ => instruction.has_rep_prefix() || instruction.has_repne_prefix(),
@@ -433,7 +319,7 @@ fn decode_single(core: &mut Core, mode: Mode) -> Result<Decoded, Fault> {
     let mut have = 0;
     while have < bytes.len() {
         let mut at = linear.wrapping_add(have as u64);
-        if mode.bits() != Bits::B64 {
+        if !mode.long() {
             at &= 0xFFFF_FFFF;
             let offset = core.rip + have as u64;
             if offset > u64::from(core.segments[SegmentRegister::Cs as usize].limit) {

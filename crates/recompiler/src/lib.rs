@@ -9,6 +9,7 @@ pub mod fault;
 mod hostile;
 pub mod interp;
 pub mod mmu;
+pub mod mode;
 pub mod msr;
 pub mod state;
 #[cfg(test)]

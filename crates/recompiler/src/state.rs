@@ -1,6 +1,7 @@
 //! One guest processor: the registers that translated code works on, and everything around them.
 
 use crate::fault::Fault;
+use crate::mode::{Mode, ModeNumbers, Window};
 use crate::tlb::{Itlb, Tlb};
 use crate::units::Aside;
 use crate::vm::Shared;
@@ -105,7 +106,8 @@ pub const JUMPS: usize = 4096;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Jump {
-    /// Instruction pointer; in an empty entry one that belongs to another slot.
+    /// Instruction pointer, outside 64-bit mode with the mode's number in the upper half; in an empty entry one that
+    /// belongs to another slot.
     pub rip: u64,
     /// Host address of the entry that finds the flags saved.
     pub host: u64,
@@ -134,18 +136,19 @@ pub struct FarJump {
     /// Byte of the RAM file.
     pub offset: u64,
     /// Mode.
-    pub mode: crate::blocks::Mode,
+    pub mode: Mode,
     /// Host address of the entry that finds the flags saved; 0 when the entry is empty.
     pub host: u64,
 }
 
 impl FarJump {
     /// No entry.
-    pub const EMPTY: FarJump = FarJump { rip: 0, offset: 0, mode: crate::blocks::Mode::NONE, host: 0 };
+    pub const EMPTY: FarJump = FarJump { rip: 0, offset: 0, mode: Mode::NONE, host: 0 };
 
     /// The slot of an instruction pointer.
-    pub fn slot(rip: u64) -> usize {
-        (rip ^ rip >> 14) as usize & (FAR_JUMPS - 1)
+    pub fn slot(rip: u64, mode: Mode) -> usize {
+        let linear = mode.linear(rip);
+        (linear ^ linear >> 14) as usize & (FAR_JUMPS - 1)
     }
 }
 
@@ -153,6 +156,7 @@ impl FarJump {
 pub mod layout {
     #![allow(missing_docs)]
     use super::{Core, JUMPS, Jump};
+    use crate::mode::Window;
     use crate::tlb::{ENTRIES, Entry, View};
     use std::mem::offset_of;
 
@@ -187,6 +191,18 @@ pub mod layout {
         (offset_of!(Core, segments) + number * size_of::<hv::Segment>()) as u32
     }
 
+    pub const fn readable(number: usize) -> u32 {
+        (offset_of!(Core, windows) + number * size_of::<Window>() + offset_of!(Window, read)) as u32
+    }
+
+    pub const fn writable(number: usize) -> u32 {
+        (offset_of!(Core, windows) + number * size_of::<Window>() + offset_of!(Window, write)) as u32
+    }
+
+    pub const fn access(number: usize) -> u32 {
+        segment_base(number) + offset_of!(hv::Segment, access) as u32
+    }
+
     pub const fn tlb(view: View) -> u32 {
         (offset_of!(Core, tlb) + view as usize * ENTRIES * size_of::<Entry>()) as u32
     }
@@ -212,6 +228,8 @@ pub struct Core {
     pub rflags: u64,
     /// Segment registers by [`SegmentRegister`].
     pub segments: [Segment; 6],
+    /// What translated code may access in each of them, outside 64-bit mode.
+    pub windows: [Window; 6],
     /// Where the instruction being interpreted continues.
     pub next_rip: u64,
     /// [`crate::vm::QUIET`], or [`crate::vm::WANTED`]: leave translated code at the next poll. Written by other threads
@@ -261,8 +279,10 @@ pub struct Core {
     pub code_base: u64,
     /// Address of the first instruction kept decoded for the interpreter.
     pub decoded: u64,
-    /// The jump table of a view holds blocks of this mode.
-    pub jump_mode: [crate::blocks::Mode; crate::tlb::VIEWS],
+    /// Numbers of the modes outside 64-bit mode.
+    pub mode_numbers: ModeNumbers,
+    /// The jump table of a view holds blocks of this mode, or [`Mode::NUMBERED`] ones.
+    pub jump_mode: [Mode; crate::tlb::VIEWS],
     /// Slots of the jump tables in use.
     pub used_jumps: [Vec<u16>; crate::tlb::VIEWS],
     /// The jump table of a view holds blocks in pages that are not global.
@@ -422,6 +442,7 @@ impl Core {
             rip: reset.rip,
             rflags: reset.rflags,
             segments: reset.segments,
+            windows: Default::default(),
             next_rip: 0,
             poll: std::sync::atomic::AtomicU32::new(crate::vm::QUIET),
             interrupt_shadow: false,
@@ -446,7 +467,8 @@ impl Core {
             site_count: 0,
             code_base: 0,
             decoded: 0,
-            jump_mode: [crate::blocks::Mode::NONE; crate::tlb::VIEWS],
+            mode_numbers: ModeNumbers::default(),
+            jump_mode: [Mode::NONE; crate::tlb::VIEWS],
             used_jumps: Default::default(),
             jump_local: [false; crate::tlb::VIEWS],
             far_jumps: vec![FarJump::EMPTY; FAR_JUMPS].into_boxed_slice(),

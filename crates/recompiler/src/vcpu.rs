@@ -5,9 +5,10 @@
 //!               execute: blocks, translated or interpreted, until the poll word is set }
 //! ```
 
-use crate::blocks::{self, Block, BlockId, Blocks, Found, Mode};
+use crate::blocks::{self, Block, BlockId, Blocks, Found};
 use crate::fault::Fault;
 use crate::interp::{self, Delivered};
+use crate::mode::Mode;
 use crate::state::{Core, cr0, flag};
 use crate::translate::Translator;
 use crate::vm::{QUIET, Request, WANTED};

@@ -82,6 +82,14 @@ impl Asm {
         self.modrm(reg, rm);
     }
 
+    /// As [`Self::op`] for operands of 2, 4 or 8 bytes.
+    pub fn sized(&mut self, size: u16, opcode: &[u8], reg: u8, rm: Rm) {
+        if size == 2 {
+            self.raw(&[0x66]);
+        }
+        self.op(size == 8, opcode, reg, rm);
+    }
+
     /// ModRM, SIB and displacement.
     pub fn modrm(&mut self, reg: u8, rm: Rm) {
         let reg = (reg & 7) << 3;

@@ -4,10 +4,11 @@
 
 use super::jumps::translated_at_rip;
 use super::{Site, SiteKind, stubs};
-use crate::blocks::{self, Decoded, Mode};
+use crate::blocks::{self, Decoded};
 use crate::fault::Fault;
 use crate::interp::{self, Delivered};
 use crate::mmu::Kind;
+use crate::mode::Mode;
 use crate::state::{Core, flag};
 use crate::tlb;
 use crate::vm::QUIET;
@@ -60,7 +61,7 @@ fn resolve(core: &mut Core, linear: u64, site: u32) -> Resolved {
     let found = match core.translate_page(view, linear, kind) {
         Ok(found) => found,
         // Nothing of the instruction is done before its last access is looked up.
-        Err(fault) if site.mode.fpu() => {
+        Err(fault) if site.mode.light() => {
             core.rip = site.rip;
             core.rflags = saved_to_flags(core.rflags, core.flags);
             let resume = raise(core, fault);
@@ -135,15 +136,18 @@ pub(super) fn raise(core: &mut Core, fault: Fault) -> u64 {
     }
 }
 
-/// The processor's mode, when nothing needs the dispatcher's attention.
-fn undisturbed(core: &Core) -> Option<Mode> {
+/// The processor's mode, when nothing needs the dispatcher's attention. Translated code may go on then.
+fn undisturbed(core: &mut Core) -> Option<Mode> {
     let quiet = core.poll.load(Ordering::Relaxed) == QUIET
         && core.code_map_flush == 0
         && !core.halted
         && !core.interrupt_shadow
         && !blocks::debugged(core)
         && !interruptible(core);
-    quiet.then(|| Mode::of(core))
+    quiet.then(|| {
+        core.update_windows();
+        Mode::of(core)
+    })
 }
 
 fn interruptible(core: &Core) -> bool {

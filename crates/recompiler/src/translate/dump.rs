@@ -1,6 +1,7 @@
 //! Instruments: guest code beside host code, and a map of translated blocks for `perf`.
 
-use crate::blocks::{Block, Mode};
+use crate::blocks::Block;
+use crate::mode::Mode;
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -27,7 +28,7 @@ impl Dump {
 
     /// A block was translated to `code`, which lies at `base`.
     pub fn translated(&mut self, block: &Block, base: u64, code: &[u8]) {
-        let rip = block.key.rip;
+        let rip = block.key.mode.linear(block.key.rip);
         if let Some(map) = &mut self.map {
             // A map with holes is still of use.
             let _ = writeln!(map, "{base:x} {:x} guest:{rip:x}", code.len());

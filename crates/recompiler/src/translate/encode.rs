@@ -2,6 +2,7 @@
 //! registers and another memory operand. Intel SDM volume 2, chapter 2.
 
 use super::asm::Asm;
+use crate::state::Bits;
 
 /// What the r/m field of an instruction addresses on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +91,10 @@ fn is_prefix(byte: u8) -> bool {
 }
 
 impl Raw {
-    /// Takes apart one instruction. `None`: an encoding that is never copied (EVEX, XOP, 16-bit addressing, 3DNow!).
-    pub fn parse(bytes: &[u8], long: bool) -> Option<Raw> {
+    /// Takes apart one instruction of code of the given width. `None`: an encoding that is never copied (EVEX, XOP,
+    /// 3DNow!).
+    pub fn parse(bytes: &[u8], bits: Bits) -> Option<Raw> {
+        let long = bits == Bits::B64;
         let mut at = 0;
         let mut raw = Raw {
             operand_size: false,
@@ -123,9 +126,7 @@ impl Raw {
             }
             at += 1;
         }
-        if !long && address_size {
-            return None;
-        }
+        let short_addresses = !long && (bits == Bits::B16) != address_size;
         let mut rex = 0;
         if long && bytes[at] & 0xF0 == 0x40 {
             rex = bytes[at];
@@ -142,7 +143,8 @@ impl Raw {
             let payload = if first == 0xC5 { second } else { third };
             let map = if first == 0xC5 { 1 } else { second & 0x1F };
             rex = 0x40 | (!second >> 7 & 1) << 2;
-            if first == 0xC4 {
+            // Outside 64-bit mode there are eight registers, whatever the bits for more say.
+            if first == 0xC4 && long {
                 rex |= (!second >> 6 & 1) << 1 | (!second >> 5 & 1);
             }
             raw.vex = Some(Vex {
@@ -150,7 +152,7 @@ impl Raw {
                 wide: first == 0xC4 && payload & 0x80 != 0,
                 long: payload & 4 != 0,
                 pp: payload & 3,
-                vvvv: !payload >> 3 & 15,
+                vvvv: !payload >> 3 & if long { 15 } else { 7 },
             });
             raw.map = map;
             at += if first == 0xC5 { 2 } else { 3 };
@@ -183,13 +185,15 @@ impl Raw {
             raw.reg = modrm >> 3 & 7 | (rex & 4) << 1;
             raw.memory = modrm < 0xC0;
             if raw.memory {
-                let mut size = match modrm >> 6 {
-                    1 => 1,
-                    2 => 4,
-                    _ if modrm & 7 == 5 => 4,
+                let mut size = match (modrm >> 6, short_addresses) {
+                    (1, _) => 1,
+                    (2, false) => 4,
+                    (2, true) => 2,
+                    (_, false) if modrm & 7 == 5 => 4,
+                    (_, true) if modrm & 7 == 6 => 2,
                     _ => 0,
                 };
-                if modrm & 7 == 4 {
+                if modrm & 7 == 4 && !short_addresses {
                     let sib = *bytes.get(at)?;
                     at += 1;
                     if modrm < 0x40 && sib & 7 == 5 {
@@ -209,12 +213,17 @@ impl Raw {
         }
         raw.immediate[..immediate.len()].copy_from_slice(immediate);
         raw.immediate_size = immediate.len();
+        if !vex && raw.map == 0 && raw.opcode == 0x82 {
+            // The alias of 80 is gone on the host.
+            raw.opcode = 0x80;
+        }
         raw.spell_out(long);
         Some(raw)
     }
 
     /// Turns short forms into the ones with a ModRM: `op al/ax/eax/rax, imm` and `xchg eax, r`, as the guest's accumulator is
-    /// not the host's, and `inc r`/`dec r`, which are REX prefixes on the host.
+    /// not the host's, `mov` between the accumulator and a fixed address, and `inc r`/`dec r`, which are REX prefixes on
+    /// the host.
     fn spell_out(&mut self, long: bool) {
         if self.map != 0 || self.vex.is_some() || self.has_modrm {
             return;
@@ -222,6 +231,11 @@ impl Raw {
         let (opcode, reg, rm) = match self.opcode {
             0x00..=0x3F if self.opcode & 6 == 4 => (0x80 | self.opcode & 1, self.opcode >> 3, 0),
             0xA8 | 0xA9 => (0xF6 | self.opcode & 1, 0, 0),
+            0xA0..=0xA3 => {
+                self.memory = true;
+                self.immediate_size = 0;
+                (0x88 | self.opcode & 1 | (self.opcode & 2 ^ 2), 0, 0)
+            }
             0x40..=0x4F if !long => (0xFF, self.opcode >> 3 & 1, self.opcode_register),
             0x91..=0x97 => (0x87, 0, self.opcode_register),
             0x90 if self.opcode_register != 0 => (0x87, 0, self.opcode_register),
@@ -229,6 +243,23 @@ impl Raw {
         };
         (self.opcode, self.reg, self.rm) = (opcode, reg, rm);
         self.has_modrm = true;
+    }
+
+    /// Says what the operand-size prefix is to be on the host.
+    pub fn set_operand_size(&mut self, prefix: bool) {
+        self.operand_size = prefix;
+    }
+
+    /// Clears VEX.W, where code outside 64-bit mode may have set it without meaning.
+    pub fn clear_vex_w(&mut self) {
+        if let Some(vex) = &mut self.vex {
+            vex.wide = false;
+        }
+    }
+
+    /// Clears the bit of the immediate that extends a register's number, which means nothing outside 64-bit mode.
+    pub fn narrow_immediate_register(&mut self) {
+        self.immediate[0] &= 0x7F;
     }
 
     /// Whether operands are named by a ModRM.

@@ -1,11 +1,11 @@
 //! How each guest instruction is translated: copied with other operands, by a rule of its own, or not at all.
 
 use super::encode::Raw;
-use crate::blocks::{Decoded, Mode};
-use crate::state::Bits;
+use crate::blocks::Decoded;
+use crate::mode::{Mode, Reach};
 use iced_x86::{
-    Code, CpuidFeature, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess,
-    OpCodeOperandKind, OpKind, Register,
+    CpuidFeature, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, MandatoryPrefix, Mnemonic,
+    OpAccess, OpCodeOperandKind, OpKind, Register,
 };
 
 /// A general register that an instruction names.
@@ -91,14 +91,31 @@ impl Planner {
 
     /// Takes a copyable instruction apart. `None`: a form that is not copied.
     pub fn copied(&mut self, instruction: &Instruction, bytes: &[u8], mode: Mode) -> Option<Copied> {
-        let raw = Raw::parse(bytes, mode.bits() == Bits::B64)?;
+        let mut raw = Raw::parse(bytes, mode.bits())?;
+        let form = instruction.code().op_code();
+        if !mode.long() {
+            raw.set_operand_size(match form.operand_size() {
+                16 => true,
+                32 => false,
+                _ => form.mandatory_prefix() == MandatoryPrefix::P66,
+            });
+            if form.is_wig32() {
+                raw.clear_vex_w();
+            }
+            if form
+                .op_kinds()
+                .iter()
+                .any(|kind| matches!(kind, OpCodeOperandKind::xmm_is4 | OpCodeOperandKind::ymm_is4))
+            {
+                raw.narrow_immediate_register();
+            }
+        }
         let info = self.factory.info_options(
             instruction,
             InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE,
         );
         let accesses = [info.op0_access(), info.op1_access(), info.op2_access(), info.op3_access()];
         let mut copied = Copied { raw, reg: None, rm: None, vvvv: None, opcode: None, memory: None };
-        let form = instruction.code().op_code();
         for (operand, &access) in (0..instruction.op_count()).zip(&accesses) {
             use OpCodeOperandKind as K;
             let kind = form.op_kind(operand);
@@ -118,6 +135,8 @@ impl Planner {
                 K::r16_opcode | K::r32_opcode | K::r64_opcode if copied.raw.has_modrm() => copied.rm = Some(gpr()?),
                 K::r8_opcode | K::r16_opcode | K::r32_opcode | K::r64_opcode => copied.opcode = Some(gpr()?),
                 K::ax | K::eax | K::rax if instruction.mnemonic() == Mnemonic::Xchg => copied.reg = Some(gpr()?),
+                // A move at a fixed address.
+                K::al | K::ax | K::eax | K::rax if instruction.mnemonic() == Mnemonic::Mov => copied.reg = Some(gpr()?),
                 K::al | K::ax | K::eax | K::rax => {
                     // So were the accumulator's short forms; other implicit uses are not copied.
                     if !copied.raw.has_modrm() || copied.raw.memory {
@@ -234,10 +253,6 @@ fn class(instruction: &Instruction, mode: Mode) -> Class {
     if !instruction.cpuid_features().iter().all(|&feature| host_has(feature)) {
         return Class::Interpret;
     }
-    if !matches!(instruction.segment_prefix(), Register::None | Register::FS | Register::GS) && mode.bits() != Bits::B64
-    {
-        return Class::Interpret;
-    }
     if instruction.is_string_instruction() {
         return string(instruction, mode);
     }
@@ -248,13 +263,17 @@ fn class(instruction: &Instruction, mode: Mode) -> Class {
         | Shlx | Shrx | Adcx | Adox | Crc32 | Movnti | Mulx | Cmova | Cmovae | Cmovb | Cmovbe | Cmove | Cmovg
         | Cmovge | Cmovl | Cmovle | Cmovne | Cmovno | Cmovnp | Cmovns | Cmovo | Cmovp | Cmovs | Seta | Setae | Setb
         | Setbe | Sete | Setg | Setge | Setl | Setle | Setne | Setno | Setnp | Setns | Seto | Setp | Sets => {
-            integer(instruction)
+            integer(instruction, mode)
         }
         Bt | Btc | Btr | Bts => bit_test(instruction),
         Rdtsc if mode.rdtsc() => Class::Rule,
         Rdtscp if mode.rdtsc() && host_has(CpuidFeature::RDTSCP) => Class::Rule,
-        Cli | Sti | Swapgs if mode.ring_0() && mode.bits() == Bits::B64 => Class::Rule,
-        Pushfq if mode.bits() == Bits::B64 && instruction.code() == Code::Pushfq => Class::Rule,
+        Cli | Sti | Swapgs if mode.ring_0() => Class::Rule,
+        Pushfq => Class::Rule,
+        Pushf | Pushfd if !mode.long() && !mode.vm86() => Class::Rule,
+        Lds | Les | Lfs | Lgs if mode.paragraphs() => Class::Rule,
+        Lahf | Sahf | Cmpxchg8b => Class::Rule,
+        Loop | Jcxz | Jecxz | Jrcxz if !mode.long() || instruction.op0_kind() == OpKind::NearBranch64 => Class::Rule,
         Nop | Endbr64 | Endbr32 | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw => Class::Nothing,
         Lfence | Mfence | Sfence | Clc | Stc | Cmc => Class::Copy,
         Pause | Lea | Push | Pop | Call | Ret | Jmp | Leave | Cbw | Cwde | Cdqe | Cwd | Cdq | Cqo | Mul | Div
@@ -264,7 +283,12 @@ fn class(instruction: &Instruction, mode: Mode) -> Class {
     }
 }
 
-fn integer(instruction: &Instruction) -> Class {
+/// Whether a segment register can be loaded without looking at a descriptor. SS holds interrupts off as well.
+fn plain_segment(register: Register, mode: Mode) -> bool {
+    mode.paragraphs() && matches!(register, Register::DS | Register::ES | Register::FS | Register::GS)
+}
+
+fn integer(instruction: &Instruction, mode: Mode) -> Class {
     let one_operand_multiply = instruction.mnemonic() == Mnemonic::Imul && instruction.op_count() == 1;
     if one_operand_multiply {
         return Class::Rule;
@@ -273,27 +297,14 @@ fn integer(instruction: &Instruction) -> Class {
         let register = instruction.op_register(operand);
         register.is_segment_register() || register.is_cr() || register.is_dr() || register.is_tr()
     });
-    let offset_form = matches!(
-        instruction.code(),
-        Code::Mov_AL_moffs8
-            | Code::Mov_AX_moffs16
-            | Code::Mov_EAX_moffs32
-            | Code::Mov_RAX_moffs64
-            | Code::Mov_moffs8_AL
-            | Code::Mov_moffs16_AX
-            | Code::Mov_moffs32_EAX
-            | Code::Mov_moffs64_RAX
-    );
-    let from_segment = instruction.mnemonic() == Mnemonic::Mov
-        && instruction.op0_register().is_gpr()
-        && instruction.op1_register().is_segment_register();
-    if from_segment {
+    let from_segment = instruction.op1_register().is_segment_register();
+    if instruction.mnemonic() == Mnemonic::Mov && (from_segment || plain_segment(instruction.op0_register(), mode)) {
         return Class::Rule;
     }
-    if odd || offset_form { Class::Interpret } else { Class::Copy }
+    if odd { Class::Interpret } else { Class::Copy }
 }
 
-/// MOVS, STOS, LODS, SCAS and CMPS at 64-bit addresses; repeated ones that change no flags.
+/// MOVS, STOS, LODS, SCAS and CMPS; repeated ones that change no flags, where offsets are linear addresses.
 fn string(instruction: &Instruction, mode: Mode) -> Class {
     use Mnemonic::*;
     let moves = matches!(instruction.mnemonic(), Movsb | Movsw | Movsd | Movsq | Stosb | Stosw | Stosd | Stosq);
@@ -303,10 +314,27 @@ fn string(instruction: &Instruction, mode: Mode) -> Class {
             Lodsb | Lodsw | Lodsd | Lodsq | Scasb | Scasw | Scasd | Scasq | Cmpsb | Cmpsw | Cmpsd | Cmpsq
         ) && !instruction.has_rep_prefix()
             && !instruction.has_repne_prefix();
-    let plain = (0..instruction.op_count()).all(|operand| {
-        matches!(instruction.op_kind(operand), OpKind::Register | OpKind::MemorySegRSI | OpKind::MemoryESRDI)
-    }) && !matches!(instruction.segment_prefix(), Register::FS | Register::GS);
-    if known && plain && mode.bits() == Bits::B64 { Class::Rule } else { Class::Interpret }
+    let size = string_address_size(instruction);
+    let plain = if mode.long() {
+        size == 8 && !matches!(instruction.segment_prefix(), Register::FS | Register::GS)
+    } else {
+        let flat = |register: Register| mode.reach(register.number()) == Reach::Flat;
+        let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+        !repeated || size == 4 && flat(Register::ES) && flat(instruction.memory_segment())
+    };
+    if known && plain { Class::Rule } else { Class::Interpret }
+}
+
+/// Bytes of the address size of a string instruction.
+pub fn string_address_size(instruction: &Instruction) -> u16 {
+    let is = |short, middle| {
+        (0..instruction.op_count()).find_map(|operand| match instruction.op_kind(operand) {
+            kind if kind == short => Some(2),
+            kind if kind == middle => Some(4),
+            _ => None,
+        })
+    };
+    is(OpKind::MemorySegSI, OpKind::MemorySegESI).or(is(OpKind::MemoryESDI, OpKind::MemoryESEDI)).unwrap_or(8)
 }
 
 fn bit_test(instruction: &Instruction) -> Class {
@@ -321,25 +349,27 @@ fn rule(instruction: &Instruction, mode: Mode) -> Class {
         || instruction.is_jmp_far_indirect()
         || instruction.is_call_far_indirect();
     let operand_size = instruction.code().op_code().operand_size();
-    let natural = if mode.bits() == Bits::B64 { 64 } else { 32 };
     let stack_or_flow = matches!(
         instruction.mnemonic(),
         Mnemonic::Push | Mnemonic::Pop | Mnemonic::Leave | Mnemonic::Ret | Mnemonic::Call | Mnemonic::Jmp
     );
-    // 16-bit pushes, branches and the like are too rare for a rule.
-    let odd_size = stack_or_flow && operand_size != 0 && operand_size != natural;
+    // In 64-bit code narrow pushes, branches and the like are too rare for a rule.
+    let odd_size = mode.long() && stack_or_flow && operand_size != 0 && operand_size != 64;
     let near_conditional = instruction.flow_control() == ConditionalBranch && !instruction.is_jcc_short_or_near();
-    let truncating = instruction.op0_kind() == OpKind::NearBranch16;
-    let segment = instruction.op_count() > 0 && instruction.op0_register().is_segment_register();
+    let truncating = mode.long() && instruction.op0_kind() == OpKind::NearBranch16;
+    let pushed = instruction.mnemonic() == Mnemonic::Push && !mode.long();
+    let segment = instruction.op_count() > 0
+        && instruction.op0_register().is_segment_register()
+        && !pushed
+        && !plain_segment(instruction.op0_register(), mode);
     let is_pop_memory = instruction.mnemonic() == Mnemonic::Pop && instruction.op0_kind() == OpKind::Memory;
-    let small_divide = matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv)
-        && !matches!(operand_bytes(instruction), 4 | 8);
+    let small_divide = instruction.mnemonic() == Mnemonic::Idiv && operand_bytes(instruction) == 1;
     if far || truncating || odd_size || near_conditional || segment || is_pop_memory || small_divide {
         return Class::Interpret;
     }
     if instruction.mnemonic() == Mnemonic::Fnstsw {
         let to_ax = instruction.op0_register() == Register::AX;
-        return if !mode.fpu() {
+        return if !mode.x87() {
             Class::Interpret
         } else if to_ax {
             Class::Rule
@@ -365,8 +395,8 @@ fn vector(instruction: &Instruction, mode: Mode) -> Class {
     // Instructions that touch memory or registers without naming them are not in these sets but for a few.
     let usable = !instruction.cpuid_features().is_empty()
         && instruction.cpuid_features().iter().all(|feature| match feature {
-            MMX | SSE | SSE2 | SSE3 | SSSE3 | SSE4_1 | SSE4_2 | AES | PCLMULQDQ | SHA | FPU | FPU287 | FPU387
-            | CMOV => mode.fpu(),
+            MMX | FPU | FPU287 | FPU387 | CMOV => mode.x87(),
+            SSE | SSE2 | SSE3 | SSSE3 | SSE4_1 | SSE4_2 | AES | PCLMULQDQ | SHA => mode.sse(),
             AVX | AVX2 | FMA | F16C => mode.avx() && !instruction.is_vsib(),
             _ => false,
         });

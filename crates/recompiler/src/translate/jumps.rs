@@ -7,9 +7,10 @@
 use super::callbacks::{raise, saved_to_flags, site_at};
 use super::memory::CodeMemory;
 use super::{Link, Translated, Translator};
-use crate::blocks::{Block, BlockId, Blocks, Key, Mode};
+use crate::blocks::{Block, BlockId, Blocks, Key};
 use crate::fault::Fault;
-use crate::interp::integer::operand::canonical;
+use crate::interp::integer::stack;
+use crate::mode::Mode;
 use crate::state::{Core, FarJump, Jump, cr4};
 use crate::tlb::VIEWS;
 use crate::vm::WANTED;
@@ -27,8 +28,9 @@ impl Translator {
             return;
         }
         if link.crosses || target.key.second.is_some() {
-            let global = is_global(core, link.target)
-                && (target.key.second.is_none() || is_global(core, (link.target | 0xFFF).wrapping_add(1)));
+            let linear = target.key.mode.linear(link.target);
+            let global = is_global(core, linear)
+                && (target.key.second.is_none() || is_global(core, (linear | 0xFFF).wrapping_add(1)));
             self.crossing[usize::from(global)].push(number);
         }
         link.linked = Some(id);
@@ -49,7 +51,7 @@ impl Translator {
         let entry = block.translated.as_ref().map_or(0, |translated| translated.entry_saved);
         let Key { rip, mode, offset, second } = block.key;
         if second.is_none() {
-            core.far_jumps[FarJump::slot(rip)] = FarJump { rip, offset, mode, host: entry };
+            core.far_jumps[FarJump::slot(rip, mode)] = FarJump { rip, offset, mode, host: entry };
         }
         enter_jump(core, mode, rip, second.is_some(), entry);
         entry
@@ -76,7 +78,7 @@ impl Translator {
         for &number in &translated.incoming {
             Self::unlink(&mut self.code, &mut self.links[number as usize]);
         }
-        let far = &mut core.far_jumps[FarJump::slot(translated.rip)];
+        let far = &mut core.far_jumps[FarJump::slot(translated.rip, translated.mode)];
         if far.host == translated.entry_saved {
             *far = FarJump::EMPTY;
         }
@@ -93,26 +95,28 @@ impl Translator {
 /// Puts an entry into the jump table of a view. `spans`: the block goes on in the next page.
 fn enter_jump(core: &mut Core, mode: Mode, rip: u64, spans: bool, host: u64) {
     let view = mode.view() as usize;
-    if core.jump_mode[view] != mode {
+    let Some(number) = core.mode_numbers.get(mode) else { return };
+    if core.jump_mode[view] != mode.tabled() {
         flush_jumps(core, view);
-        core.jump_mode[view] = mode;
+        core.jump_mode[view] = mode.tabled();
     }
     let slot = Jump::slot(rip);
     if core.jumps[view][slot].host == 0 {
         core.used_jumps[view].push(slot as u16);
     }
-    core.jumps[view][slot] = Jump { rip, host };
+    core.jumps[view][slot] = Jump { rip: rip | u64::from(number) << 32, host };
     if !core.jump_local[view] {
-        let next = spans.then(|| (rip | 0xFFF).wrapping_add(1));
-        core.jump_local[view] = [Some(rip), next].into_iter().flatten().any(|page| !is_global(core, page));
+        let linear = mode.linear(rip);
+        let next = spans.then(|| (linear | 0xFFF).wrapping_add(1));
+        core.jump_local[view] = [Some(linear), next].into_iter().flatten().any(|page| !is_global(core, page));
     }
 }
 
-/// Whether the code page of an instruction pointer is mapped globally.
-fn is_global(core: &mut Core, rip: u64) -> bool {
+/// Whether the code page of a linear address is mapped globally.
+fn is_global(core: &mut Core, linear: u64) -> bool {
     let user = core.cpl() == 3;
     // The page may have fallen out of the instruction TLB since it was executed last.
-    core.fetch_address(rip).is_ok() && core.itlb.is_global(user, rip)
+    core.fetch_address(linear).is_ok() && core.itlb.is_global(user, linear)
 }
 
 /// Empties the jump table of a view.
@@ -124,21 +128,23 @@ pub(super) fn flush_jumps(core: &mut Core, view: usize) {
 }
 
 /// The jump table's entry for the instruction pointer, or 0.
-pub(super) fn translated_at_rip(core: &Core, mode: Mode) -> u64 {
+pub(super) fn translated_at_rip(core: &mut Core, mode: Mode) -> u64 {
     let view = mode.view() as usize;
+    let Some(number) = core.mode_numbers.get(mode) else { return 0 };
     let jump = core.jumps[view][Jump::slot(core.rip)];
-    if core.jump_mode[view] == mode && jump.rip == core.rip { jump.host } else { 0 }
+    let here = core.rip | u64::from(number) << 32;
+    if core.jump_mode[view] == mode.tabled() && jump.rip == here { jump.host } else { 0 }
 }
 
 /// The jump table has no entry for RIP: looks in the table behind it. Returns the host address to go on at, or 0 when the
 /// dispatcher has to look. Runs with the guest's vector registers live, as
 /// [`resolve_memory`](super::callbacks::resolve_memory).
 pub(super) extern "C" fn find_target(core: &mut Core, site: u32) -> u64 {
-    if !canonical(core.rip) {
-        if let Some(site) = site_at(core, site) {
+    if let Some(site) = site_at(core, site) {
+        if !site.mode.reaches(core.rip) {
             // The branch itself faults.
             core.rip = site.rip;
-            core.gpr[4] = core.gpr[4].wrapping_add(i64::from(site.decoded as i32) as u64);
+            stack::adjust(core, i64::from(site.decoded as i32) as u64);
             core.rflags = saved_to_flags(core.rflags, core.flags);
             return raise(core, Fault::GP0);
         }
@@ -147,12 +153,12 @@ pub(super) extern "C" fn find_target(core: &mut Core, site: u32) -> u64 {
         return 0;
     }
     let mode = Mode::of(core);
-    let far = core.far_jumps[FarJump::slot(core.rip)];
+    let far = core.far_jumps[FarJump::slot(core.rip, mode)];
     if far.rip != core.rip || far.mode != mode || far.host == 0 {
         return 0;
     }
     // A fault of the fetch is the dispatcher's to raise.
-    let Ok(physical) = core.fetch_address(far.rip) else { return 0 };
+    let Ok(physical) = core.fetch_address(mode.linear(far.rip)) else { return 0 };
     if core.memory.offset(physical, 1) != Some(far.offset) {
         return 0;
     }

@@ -18,9 +18,10 @@ mod lower;
 mod memory;
 mod stubs;
 
-use crate::blocks::{Block, BlockId, Blocks, Decoded, Mode};
+use crate::blocks::{Block, BlockId, Blocks, Decoded};
 use crate::fault::Fault;
-use crate::state::{Bits, Core, FarJump};
+use crate::mode::Mode;
+use crate::state::{Core, FarJump};
 use crate::tlb::VIEWS;
 use callbacks::{flags_to_saved, saved_to_flags};
 use dump::Dump;
@@ -106,6 +107,8 @@ pub struct Translated {
     pub entry_host: u64,
     /// Instruction pointer of the block.
     pub rip: u64,
+    /// Mode of the block.
+    pub mode: Mode,
     /// Links that lead here.
     pub incoming: Vec<u32>,
 }
@@ -183,9 +186,7 @@ impl Translator {
         if block.translated.is_some() {
             return true;
         }
-        let possible =
-            block.key.mode.bits() == Bits::B64 && block.key.mode.flat() && self.range.contains(&block.key.rip);
-        if !possible || block.entered < self.warm {
+        if !self.range.contains(&block.key.mode.linear(block.key.rip)) || block.entered < self.warm {
             self.pending_link = None;
             return false;
         }
@@ -195,7 +196,7 @@ impl Translator {
     /// Runs a block and what is linked to it, until translated code is left; then RIP is right and nothing is pending.
     pub fn run(&mut self, core: &mut Core, blocks: &mut Blocks, id: BlockId) -> Result<(), Fault> {
         if blocks.list[id as usize].translated.is_none() {
-            if self.code.room() < MAX_BLOCK {
+            if self.code.room() < MAX_BLOCK || core.mode_numbers.full() {
                 self.restart(core, blocks);
                 return Ok(());
             }
@@ -221,6 +222,7 @@ impl Translator {
         core.decoded = self.decoded.as_ptr() as u64;
         core.site_count = self.sites.len() as u32;
         core.flags = flags_to_saved(core.rflags);
+        core.update_windows();
         set_gs_base(core.this);
         // SAFETY: `enter` was emitted with this signature.
         let enter: extern "C" fn(*mut Core, u64) = unsafe { std::mem::transmute(self.stubs.enter) };
@@ -230,13 +232,15 @@ impl Translator {
     }
 
     /// Translates a block.
-    fn translate(&mut self, core: &Core, blocks: &mut Blocks, id: BlockId) {
+    fn translate(&mut self, core: &mut Core, blocks: &mut Blocks, id: BlockId) {
         let start = core.tsc.now();
         let block = &blocks.list[id as usize];
         let (first_site, first_link) = (self.sites.len(), self.links.len());
         let base = self.code.next();
         let key = block.key;
-        let lowering = Lowering::new(base, key, id, &self.stubs, &mut self.sites, &mut self.decoded, &mut self.links);
+        let mode_number = core.mode_numbers.assign(key.mode);
+        let place = lower::Place { base, key, block: id, mode_number };
+        let lowering = Lowering::new(place, &self.stubs, &mut self.sites, &mut self.decoded, &mut self.links);
         let lowered = lowering.translate(&mut self.planner, block);
         let offset = (base - self.code.base()) as u32;
         for site in &mut self.sites[first_site..] {
@@ -265,6 +269,7 @@ impl Translator {
             entry_saved: base + u64::from(lowered.entry_saved),
             entry_host: base + u64::from(lowered.entry_host),
             rip: block.key.rip,
+            mode: block.key.mode,
             incoming: Vec::new(),
         });
         self.ticks += core.tsc.now().wrapping_sub(start);
@@ -284,6 +289,7 @@ impl Translator {
             flush_jumps(core, view);
         }
         core.far_jumps.fill(FarJump::EMPTY);
+        core.mode_numbers.clear();
         core.code_map_flush = 2;
     }
 

@@ -70,7 +70,7 @@ pub(super) fn ret(core: &mut Core, instruction: &Instruction) -> Executed {
 }
 
 /// The count register of LOOP and JCXZ: as wide as the address size.
-fn counter(instruction: &Instruction) -> Register {
+pub(crate) fn counter(instruction: &Instruction) -> Register {
     match instruction.code() {
         Code::Loop_rel8_16_CX
         | Code::Loop_rel8_32_CX

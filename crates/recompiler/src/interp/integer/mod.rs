@@ -4,7 +4,7 @@ mod arith;
 mod atomic;
 mod bcd;
 mod bits;
-mod control;
+pub(crate) mod control;
 mod data;
 pub(crate) mod flags;
 #[cfg(test)]

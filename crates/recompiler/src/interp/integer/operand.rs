@@ -174,16 +174,24 @@ const EXPAND_DOWN: u16 = 1 << 2;
 
 /// Limit and type checks outside 64-bit mode.
 fn in_segment(core: &Core, segment: &Segment, offset: u64, size: u64, write: bool) -> bool {
+    allowed(core, segment, write) && within_limit(segment, offset, size)
+}
+
+/// Type checks.
+fn allowed(core: &Core, segment: &Segment, write: bool) -> bool {
     const WRITABLE_OR_READABLE: u16 = 1 << 1;
-    if core.protected() && !core.vm86() {
-        let code = segment.access & CODE != 0;
-        let allowed = segment.access & WRITABLE_OR_READABLE != 0;
-        let forbidden = if write { code || !allowed } else { code && !allowed };
-        if segment.access & Segment::P == 0 || forbidden {
-            return false;
-        }
+    if !core.protected() || core.vm86() {
+        return true;
     }
-    within_limit(segment, offset, size)
+    let code = segment.access & CODE != 0;
+    let allowed = segment.access & WRITABLE_OR_READABLE != 0;
+    let forbidden = if write { code || !allowed } else { code && !allowed };
+    segment.access & Segment::P != 0 && !forbidden
+}
+
+/// Whether a segment may be accessed from offset 0 to its limit.
+pub(crate) fn reachable_from_0(core: &Core, segment: &Segment, write: bool) -> bool {
+    allowed(core, segment, write) && segment.access & (CODE | EXPAND_DOWN) != EXPAND_DOWN
 }
 
 /// Whether `size` bytes at an offset of at most 32 bits lie within a segment's limit.

@@ -60,8 +60,8 @@ pub(crate) fn peek(core: &mut Core, away: u64, size: usize) -> Result<u64, Fault
     read_linear(core, linear, size)
 }
 
-/// Bytes that a PUSH or POP moves.
-fn moved(instruction: &Instruction) -> usize {
+/// Bytes that a PUSH, POP or PUSHF moves.
+pub(crate) fn moved(instruction: &Instruction) -> usize {
     (instruction.stack_pointer_increment().unsigned_abs() as usize).clamp(2, 8)
 }
 

@@ -1,33 +1,35 @@
 //! Operands in memory: effective addresses, the TLB lookup, and the sites where Rust helps out.
 //!
-//! [`Lowering::address`] leaves the linear address in RAX, [`Lowering::lookup`] makes of it two scratch registers whose
-//! sum is the host's address. LEA is here, since it stops half-way.
+//! [`Lowering::address`] leaves the offset in the segment in RAX, [`Lowering::lookup`] makes of it a linear address, and of
+//! that two scratch registers whose sum is the host's address. LEA is here, since it stops half-way.
 
 use super::flow::Cold;
-use super::{Home, Lowering, Unfit, home};
+use super::{Home, Lowering, Unfit, home, place};
 use crate::blocks::Decoded;
 use crate::interp;
-use crate::state::{Bits, layout};
+use crate::interp::integer::operand;
+use crate::mode::Reach;
+use crate::state::layout;
 use crate::tlb;
 use crate::translate::asm::{condition, host};
 use crate::translate::encode::Rm;
 use crate::translate::form::{Memory, general};
 use crate::translate::{Site, SiteKind};
+use hv::SegmentRegister;
 use iced_x86::{Instruction, OpAccess, Register};
 
 impl Lowering<'_> {
-    /// RAX = linear address of the memory operand. May destroy RCX.
+    /// RAX = offset of the memory operand in its segment. May destroy RCX.
     pub(super) fn address(&mut self, instruction: &Instruction) -> Result<(), Unfit> {
         let displacement = instruction.memory_displacement64();
-        let long = self.mode.bits() == Bits::B64;
         if instruction.is_ip_rel_memory_operand() {
             self.asm.mov_imm(host::RAX, instruction.ip_rel_memory_address());
         } else {
             let (base, index) = (instruction.memory_base(), instruction.memory_index());
-            if index.is_vector_register() || base.size() == 2 || index.size() == 2 {
+            if index.is_vector_register() {
                 return Err(Unfit);
             }
-            let narrow = !long || base.size() == 4 || index.size() == 4;
+            let narrow = !self.wide() || base.size() == 4 || index.size() == 4;
             if base == Register::None && index == Register::None {
                 let value = if narrow { displacement & 0xFFFF_FFFF } else { displacement };
                 self.asm.mov_imm(host::RAX, value);
@@ -42,15 +44,15 @@ impl Lowering<'_> {
                 }
             }
         }
-        let segment = instruction.memory_segment();
-        if matches!(segment, Register::FS | Register::GS) {
-            if !long {
-                return Err(Unfit);
-            }
-            self.asm.load(host::RCX, Rm::Gs(layout::segment_base(segment.number())));
-            self.asm.lea(host::RAX, Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 });
-        }
+        self.truncate_address(instruction, host::RAX);
         Ok(())
+    }
+
+    /// Lets an offset in a host register wrap at 64 KiB when the address size says so; changes no flags.
+    pub(super) fn truncate_address(&mut self, instruction: &Instruction, register: u8) {
+        if operand::address_size(instruction) == 2 {
+            self.asm.op(false, &[0x0F, 0xB7], register, Rm::Register(register));
+        }
     }
 
     /// The guest's base and index as a host address, registers of the core loaded into RAX and RCX.
@@ -75,11 +77,51 @@ impl Lowering<'_> {
         }
     }
 
-    /// Looks up the linear address in RAX: afterwards [RAX + RCX] is the host's bytes. Destroys the host's flags.
+    /// RAX = linear address of the offset in RAX, at which an access to a segment fits the limit; `short`: the offset has
+    /// 16 bits. Anything else is the interpreter's. Destroys RCX and the host's flags.
+    fn linear(&mut self, instruction: &Instruction, segment: usize, short: bool, memory: Memory, site: u32) {
+        if self.wide() {
+            if segment >= SegmentRegister::Fs as usize {
+                self.asm.load(host::RCX, Rm::Gs(layout::segment_base(segment)));
+                self.asm.lea(host::RAX, Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 });
+            }
+            return;
+        }
+        let size = i32::from(memory.size);
+        let fits = match self.mode.reach(segment) {
+            Reach::Flat => return,
+            Reach::Small if short && size == 1 => true,
+            Reach::Small => {
+                self.asm.group1(false, 7, Rm::Register(host::RAX), 0x1_0000 - size);
+                false
+            }
+            Reach::Checked => {
+                self.asm.lea(host::RCX, Rm::Base { base: host::RAX, displacement: size });
+                let window = if memory.write { layout::writable(segment) } else { layout::readable(segment) };
+                self.asm.op(true, &[0x3B], host::RCX, Rm::Gs(window));
+                false
+            }
+        };
+        if !fits {
+            let from = vec![self.asm.jcc_forward(condition::A)];
+            self.unfit(instruction, from, site);
+        }
+        self.asm.op(false, &[0x03], host::RAX, Rm::Gs(layout::segment_base(segment)));
+    }
+
+    /// Looks up the offset in RAX in the memory operand's segment: afterwards [RAX + RCX] is the host's bytes. Destroys the
+    /// host's flags.
     pub(super) fn lookup(&mut self, instruction: &Instruction, memory: Memory) -> u32 {
+        let short = operand::address_size(instruction) == 2;
+        self.lookup_in(instruction, instruction.memory_segment().number(), short, memory)
+    }
+
+    /// As [`Self::lookup`] in a given segment; `short`: the offset has 16 bits.
+    pub(super) fn lookup_in(&mut self, instruction: &Instruction, segment: usize, short: bool, memory: Memory) -> u32 {
         let tag = self.tlb_base + if memory.write { layout::TLB_WRITE } else { layout::TLB_READ };
         let kind = if memory.write { SiteKind::Write } else { SiteKind::Read };
         let site = self.site(instruction, kind, memory.size, memory.aligned);
+        self.linear(instruction, segment, short, memory, site);
         let asm = &mut self.asm;
         asm.mov32(host::RCX, host::RAX);
         // shr ecx, 7; and ecx, slots
@@ -138,18 +180,12 @@ impl Lowering<'_> {
 
     pub(super) fn lea(&mut self, instruction: &Instruction) -> Result<(), Unfit> {
         let destination = general(instruction.op0_register(), OpAccess::Write).ok_or(Unfit)?;
-        if destination.size < 4 {
-            return Err(Unfit);
-        }
         let target = match home(destination.number) {
-            Home::Host(register) => register,
-            Home::Core(_) => host::RAX,
+            Home::Host(register) if destination.size >= 4 => register,
+            _ => host::RAX,
         };
         let wide = destination.size == 8;
         let (base, index) = (instruction.memory_base(), instruction.memory_index());
-        if base.size() == 2 || index.size() == 2 {
-            return Err(Unfit);
-        }
         let displacement = instruction.memory_displacement64();
         if instruction.is_ip_rel_memory_operand() {
             let value = instruction.ip_rel_memory_address();
@@ -161,8 +197,10 @@ impl Lowering<'_> {
             let narrow_address = base.size() == 4 || index.size() == 4;
             self.asm.op(wide && !narrow_address, &[0x8D], target, from);
         }
-        if let Home::Core(offset) = home(destination.number) {
-            self.asm.store(Rm::Gs(offset), target);
+        self.truncate_address(instruction, target);
+        if target == host::RAX {
+            let size = u16::from(destination.size.max(2));
+            self.asm.sized(if size == 4 { 8 } else { size }, &[0x89], target, place(destination.number));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Arithmetic with implicit operands: widening, multiplication, division, CMPXCHG and CMPXCHG16B, bits of bit strings.
 
 use super::{HOMES, Home, Lowering, Unfit, home, place};
+use crate::interp::integer::operand;
 use crate::state::layout;
 use crate::translate::SiteKind;
 use crate::translate::asm::{condition, host};
@@ -11,9 +12,16 @@ use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind};
 
 impl Lowering<'_> {
     /// CBW and its relatives: the accumulator in RAX, RDX is RDX.
-    pub(super) fn widen(&mut self, bytes: &[u8]) {
+    pub(super) fn widen(&mut self, instruction: &Instruction) {
         self.asm.load(host::RAX, place(0));
-        self.asm.raw(bytes);
+        self.asm.raw(match instruction.mnemonic() {
+            Mnemonic::Cbw => &[0x66, 0x98],
+            Mnemonic::Cwde => &[0x98],
+            Mnemonic::Cdqe => &[0x48, 0x98],
+            Mnemonic::Cwd => &[0x66, 0x99],
+            Mnemonic::Cdq => &[0x99],
+            _ => &[0x48, 0x99],
+        });
         self.asm.store(place(0), host::RAX);
     }
 
@@ -57,9 +65,14 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// DIV and IDIV of 32 and 64 bits. What would raise #DE on the host goes to the interpreter.
+    /// DIV and IDIV, of bytes DIV alone. What would raise #DE on the host goes to the interpreter.
     pub(super) fn divide(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
         let size = operand_bytes(instruction) as u16;
+        let zero_extended: &[u8] = match size {
+            1 => &[0x0F, 0xB6],
+            2 => &[0x0F, 0xB7],
+            _ => &[0x8B],
+        };
         let wide = size == 8;
         self.before_clobber(flags.live_in);
         let lookup_site = match instruction.op0_kind() {
@@ -67,36 +80,49 @@ impl Lowering<'_> {
                 self.address(instruction)?;
                 let site = self.lookup(instruction, Memory { size, write: false, aligned: false });
                 let operand = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
-                self.asm.op(wide, &[0x8B], host::RCX, operand);
+                self.asm.op(wide, zero_extended, host::RCX, operand);
                 Some(site)
             }
             _ => {
                 let gpr = general(instruction.op0_register(), OpAccess::Read).ok_or(Unfit)?;
                 self.asm.op(wide, &[0x8B], host::RCX, place(gpr.number));
+                if gpr.high {
+                    // movzx ecx, ch
+                    self.asm.raw(&[0x0F, 0xB6, 0xCD]);
+                }
                 None
             }
         };
         let site = self.site(instruction, SiteKind::Interpret, 0, false);
         let mut from = Vec::new();
         let rcx = Rm::Register(host::RCX);
-        if instruction.mnemonic() == Mnemonic::Div {
+        let unsigned = instruction.mnemonic() == Mnemonic::Div;
+        if unsigned {
             // The quotient fits exactly when the high half is below the divisor (which is then not zero).
-            self.asm.op(wide, &[0x3B], host::RDX, rcx);
+            if size == 1 {
+                // cmp ah, cl
+                self.asm.load(host::RAX, place(0));
+                self.asm.raw(&[0x38, 0xCC]);
+            } else {
+                self.asm.sized(size, &[0x3B], host::RDX, rcx);
+            }
             from.push(self.asm.jcc_forward(condition::AE));
         } else {
             // Sign-extended dividends and divisors other than 0 and -1 cannot overflow.
             self.asm.op(wide, &[0x8B], host::RAX, place(0));
-            self.asm.op(wide, &[0xC1], 7, Rm::Register(host::RAX));
-            self.asm.raw(&[if wide { 63 } else { 31 }]);
-            self.asm.op(wide, &[0x3B], host::RAX, Rm::Register(host::RDX));
+            self.asm.sized(size, &[0xC1], 7, Rm::Register(host::RAX));
+            self.asm.raw(&[size as u8 * 8 - 1]);
+            self.asm.sized(size, &[0x3B], host::RAX, Rm::Register(host::RDX));
             from.push(self.asm.jcc_forward(condition::NE));
             self.asm.op(wide, &[0x8D], host::RAX, Rm::Base { base: host::RCX, displacement: 1 });
+            if size == 2 {
+                self.asm.op(false, &[0x0F, 0xB7], host::RAX, Rm::Register(host::RAX));
+            }
             self.asm.group1(wide, 7, Rm::Register(host::RAX), 1);
             from.push(self.asm.jcc_forward(condition::BE));
         }
         self.asm.load(host::RAX, place(0));
-        let extension = if instruction.mnemonic() == Mnemonic::Div { 6 } else { 7 };
-        self.asm.op(wide, &[0xF7], extension, rcx);
+        self.asm.sized(size, &[if size == 1 { 0xF6 } else { 0xF7 }], if unsigned { 6 } else { 7 }, rcx);
         self.asm.store(place(0), host::RAX);
         self.unfit(instruction, from, site);
         // The flags are undefined; the host left some.
@@ -135,19 +161,20 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn compare_exchange_16(
+    /// CMPXCHG8B and CMPXCHG16B.
+    pub(super) fn compare_exchange_pair(
         &mut self,
         instruction: &Instruction,
         bytes: &[u8],
         flags: Use,
     ) -> Result<(), Unfit> {
-        let raw = Raw::parse(bytes, true).ok_or(Unfit)?;
-        if !self.wide() {
-            return Err(Unfit);
-        }
+        let mut raw = Raw::parse(bytes, self.mode.bits()).ok_or(Unfit)?;
+        raw.set_operand_size(false);
         self.before_clobber(flags.live_in);
         self.address(instruction)?;
-        let site = self.lookup(instruction, Memory { size: 16, write: true, aligned: true });
+        let size = instruction.memory_size().size() as u16;
+        let aligned = size == 16 || instruction.has_lock_prefix();
+        let site = self.lookup(instruction, Memory { size, write: true, aligned });
         self.combine(host::RAX);
         // Both scratch registers are operands: the address takes the place of the guest's RSP meanwhile.
         self.asm.store(Rm::Gs(layout::SCRATCH), HOMES[4]);
@@ -191,7 +218,8 @@ impl Lowering<'_> {
         self.asm.op(true, &[0xC1], 7, Rm::Register(host::RCX));
         self.asm.raw(&[shift]);
         let moved = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale, displacement: 0 };
-        self.asm.op(self.wide(), &[0x8D], host::RAX, moved);
+        self.asm.op(operand::address_size(instruction) == 8, &[0x8D], host::RAX, moved);
+        self.truncate_address(instruction, host::RAX);
         let site = self.lookup(instruction, memory);
         self.combine(host::RAX);
         self.asm.op(false, &[0x8B], host::RCX, place(bit.number));

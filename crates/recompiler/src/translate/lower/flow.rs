@@ -1,6 +1,7 @@
 //! Control flow: branches, calls, returns, links to other blocks, the jump table, and the code out of line.
 
 use super::{Lowering, Unfit, place};
+use crate::interp::integer::control;
 use crate::state::{JUMPS, Jump, layout};
 use crate::tlb;
 use crate::translate::asm::{Fixup, ShortFixup, condition, host};
@@ -8,7 +9,7 @@ use crate::translate::encode::Rm;
 use crate::translate::flags::Use;
 use crate::translate::form::{Memory, general};
 use crate::translate::{Link, SiteKind};
-use iced_x86::{Instruction, OpAccess, OpKind};
+use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind};
 
 /// Code out of line, emitted behind the block.
 #[derive(Default)]
@@ -29,53 +30,98 @@ pub(super) enum Cold {
 }
 
 impl Lowering<'_> {
-    fn branch_target(&self, instruction: &Instruction) -> u64 {
-        instruction.near_branch_target()
+    /// Bytes of the operand size of a branch or LEAVE.
+    pub(super) fn operand_size(&self, instruction: &Instruction) -> u16 {
+        match instruction.code().op_code().operand_size() {
+            16 => 2,
+            32 => 4,
+            _ => 8,
+        }
+    }
+
+    /// Where a direct branch leads. One that would fault is the interpreter's.
+    fn branch_target(&self, instruction: &Instruction) -> Result<u64, Unfit> {
+        let distance = instruction.near_branch_target().wrapping_sub(instruction.next_ip());
+        let target = self.next_rip(instruction).wrapping_add(distance);
+        let target = match instruction.op0_kind() {
+            OpKind::NearBranch16 => target & 0xFFFF,
+            OpKind::NearBranch32 => target & 0xFFFF_FFFF,
+            _ => target,
+        };
+        if self.mode.reaches(target) { Ok(target) } else { Err(Unfit) }
     }
 
     /// A loop's branch polls in front of itself: left there, the guest goes on at the branch.
-    pub(super) fn conditional(&mut self, instruction: &Instruction, flags: Use) {
+    pub(super) fn conditional(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
+        let target = self.branch_target(instruction)?;
         self.before_op(&flags);
         let code = instruction.condition_code() as u8;
-        let target = self.branch_target(instruction);
         let polled = (target <= instruction.ip()).then(|| self.poll());
         let taken = self.asm.jcc_forward(host_condition(code));
         self.lead_to(taken, target);
         let not_taken = self.asm.jmp_forward();
-        self.lead_to(not_taken, instruction.next_ip());
+        self.lead_to(not_taken, self.next_rip(instruction));
         if let Some(polled) = polled {
             self.polled(polled, instruction.ip());
         }
+        Ok(())
+    }
+
+    /// LOOP, JCXZ and their like: no flags.
+    pub(super) fn counted(&mut self, instruction: &Instruction) -> Result<(), Unfit> {
+        let target = self.branch_target(instruction)?;
+        let polled = (target <= instruction.ip()).then(|| self.poll());
+        let size = control::counter(instruction).size() as u16;
+        let zero_extended: &[u8] = if size == 2 { &[0x0F, 0xB7] } else { &[0x8B] };
+        self.asm.op(size == 8, zero_extended, host::RCX, place(1));
+        let counts = instruction.mnemonic() == Mnemonic::Loop;
+        if counts {
+            self.asm.sized(size, &[0x8D], host::RCX, Rm::Base { base: host::RCX, displacement: -1 });
+            // A 32-bit count clears the upper half.
+            self.asm.sized(if size == 4 { 8 } else { size }, &[0x89], host::RCX, place(1));
+        }
+        let next = self.next_rip(instruction);
+        let (at_zero, otherwise) = if counts { (next, target) } else { (target, next) };
+        let zero = self.asm.jrcxz_forward();
+        let not_zero = self.asm.jmp_forward();
+        self.lead_to(not_zero, otherwise);
+        self.asm.bind_short(zero);
+        let zero = self.asm.jmp_forward();
+        self.lead_to(zero, at_zero);
+        if let Some(polled) = polled {
+            self.polled(polled, instruction.ip());
+        }
+        Ok(())
     }
 
     pub(super) fn call(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
-        let size = i32::from(self.stack_size());
-        let wide = self.wide();
-        self.before_clobber(flags.live_in);
+        let size = self.operand_size(instruction);
+        let displacement = -i32::from(size);
         let direct = instruction.is_call_near();
+        let target = if direct { self.branch_target(instruction)? } else { 0 };
+        self.before_clobber(flags.live_in);
         let mut sites = Vec::new();
         if !direct {
             self.indirect_target(instruction, &mut sites)?;
             self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
         }
-        let site = self.stack_lookup(instruction, -size, true);
-        let next = instruction.next_ip();
-        if next as i64 as i32 as i64 == next as i64 || !wide {
+        let site = self.stack_lookup(instruction, displacement, size, true);
+        let next = self.next_rip(instruction);
+        if next as i64 as i32 as i64 == next as i64 || size < 8 {
             let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
-            self.asm.op(wide, &[0xC7], 0, slot);
-            self.asm.dword(next as u32);
+            self.asm.sized(size, &[0xC7], 0, slot);
+            self.asm.raw(&next.to_le_bytes()[..if size == 2 { 2 } else { 4 }]);
         } else {
             let slot = self.combine(host::RCX);
             self.asm.mov_imm(host::RAX, next);
             self.asm.store(slot, host::RAX);
         }
-        self.move_stack(-size);
+        self.move_stack(displacement);
         if direct {
-            let target = self.branch_target(instruction);
             self.leave_to(target, target <= instruction.ip());
         } else {
             self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));
-            self.jump_by_table(None, Some((instruction, size)));
+            self.jump_by_table(None, Some((instruction, i32::from(size))));
         }
         sites.push(site);
         self.finish_branch_sites(&sites);
@@ -83,22 +129,23 @@ impl Lowering<'_> {
     }
 
     pub(super) fn ret(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
-        let size = i32::from(self.stack_size());
-        let wide = self.wide();
+        let size = self.operand_size(instruction);
         self.before_clobber(flags.live_in);
-        let site = self.stack_lookup(instruction, 0, false);
+        let site = self.stack_lookup(instruction, 0, size, false);
         let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
-        self.asm.op(wide, &[0x8B], host::RAX, slot);
+        self.load_target(size, slot);
+        self.check_target(instruction, size, site);
         let extra = if instruction.op_count() == 1 { instruction.immediate16() } else { 0 };
-        self.move_stack(size + i32::from(extra));
-        self.jump_by_table(None, Some((instruction, -size - i32::from(extra))));
+        let released = i32::from(size) + i32::from(extra);
+        self.move_stack(released);
+        self.jump_by_table(None, Some((instruction, -released)));
         self.finish_branch_sites(&[site]);
         Ok(())
     }
 
     pub(super) fn jump(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
         if instruction.is_jmp_short_or_near() {
-            let target = self.branch_target(instruction);
+            let target = self.branch_target(instruction)?;
             self.leave_to(target, target <= instruction.ip());
             return Ok(());
         }
@@ -112,21 +159,41 @@ impl Lowering<'_> {
 
     /// RAX = the target of an indirect jump or call.
     fn indirect_target(&mut self, instruction: &Instruction, sites: &mut Vec<u32>) -> Result<(), Unfit> {
-        let wide = self.wide();
-        match instruction.op0_kind() {
+        let size = self.operand_size(instruction);
+        let site = match instruction.op0_kind() {
             OpKind::Memory => {
                 self.address(instruction)?;
-                let memory = Memory { size: self.stack_size(), write: false, aligned: false };
-                sites.push(self.lookup(instruction, memory));
+                let site = self.lookup(instruction, Memory { size, write: false, aligned: false });
                 let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
-                self.asm.op(wide, &[0x8B], host::RAX, slot);
+                self.load_target(size, slot);
+                site
             }
             _ => {
                 let gpr = general(instruction.op0_register(), OpAccess::Read).ok_or(Unfit)?;
-                self.asm.op(wide, &[0x8B], host::RAX, place(gpr.number));
+                self.load_target(size, place(gpr.number));
+                self.site(instruction, SiteKind::Interpret, 0, false)
             }
-        }
+        };
+        self.check_target(instruction, size, site);
+        sites.push(site);
         Ok(())
+    }
+
+    /// RAX = where a branch leads, zero-extended.
+    fn load_target(&mut self, size: u16, from: Rm) {
+        let opcode: &[u8] = if size == 2 { &[0x0F, 0xB7] } else { &[0x8B] };
+        self.asm.op(size == 8, opcode, host::RAX, from);
+    }
+
+    /// Leaves a branch to RAX to the interpreter where that is beyond the code segment. Destroys the host's flags.
+    fn check_target(&mut self, instruction: &Instruction, size: u16, site: u32) {
+        let most = if size == 2 { 0xFFFF } else { u64::from(u32::MAX) };
+        if self.mode.reaches(most) {
+            return;
+        }
+        self.asm.group1(false, 7, Rm::Register(host::RAX), self.mode.code_limit() as i32);
+        let from = vec![self.asm.jcc_forward(condition::A)];
+        self.unfit(instruction, from, site);
     }
 
     /// A branch that was interpreted never comes back behind itself: the interpreter leaves RIP elsewhere, and even where
@@ -164,8 +231,7 @@ impl Lowering<'_> {
 
     /// Lets a jump lead to a known guest address.
     fn lead_to(&mut self, from: Fixup, target: u64) {
-        let target = if self.wide() { target } else { target & 0xFFFF_FFFF };
-        let same_page = target & !0xFFF == self.start_rip & !0xFFF;
+        let same_page = self.start_in_page.wrapping_add(target.wrapping_sub(self.start_rip)) < 4096;
         if !same_page && self.mode.view() == tlb::View::User {
             // A link into another page of a process would outlive its mapping.
             self.cold.push(Cold::Far { from, target, in_host: self.in_host, saved: self.saved });
@@ -193,6 +259,7 @@ impl Lowering<'_> {
     fn jump_by_table(&mut self, known: Option<u64>, branch: Option<(&Instruction, i32)>) {
         self.flags_to_core_around_rax();
         let table = layout::jumps(self.mode.view());
+        let (long, number) = (self.wide(), self.mode_number);
         let wanted = self.poll();
         let asm = &mut self.asm;
         let entry = |field: u32| match known {
@@ -206,17 +273,21 @@ impl Lowering<'_> {
             asm.group1(false, 4, Rm::Register(host::RCX), (JUMPS - 1) as i32);
             asm.raw(&[0xC1, 0xE1, 0x04]);
         }
-        asm.op(true, &[0x3B], host::RAX, entry(0));
-        let miss = asm.jcc_forward(condition::NE);
+        asm.op(long, &[0x3B], host::RAX, entry(0));
+        let mut from = vec![asm.jcc_forward(condition::NE)];
+        if !long {
+            asm.group1(false, 7, entry(4), number as i32);
+            from.push(asm.jcc_forward(condition::NE));
+        }
         asm.op(false, &[0xFF], 4, entry(8));
         asm.bind_short(wanted);
-        let polled = asm.jmp_forward();
+        from.push(asm.jmp_forward());
         let site = branch.map(|(instruction, undo)| {
             let site = self.site(instruction, SiteKind::Branch, 0, false);
             self.sites[site as usize].decoded = undo as u32;
             site
         });
-        self.cold.push(Cold::Indirect { from: vec![polled, miss], site: site.unwrap_or(u32::MAX) });
+        self.cold.push(Cold::Indirect { from, site: site.unwrap_or(u32::MAX) });
     }
 
     /// As [`Self::flags_to_core`], with RAX kept.

@@ -29,10 +29,11 @@ use super::flags::{self, Use};
 use super::form::{Plan, Planner};
 use super::stubs::Stubs;
 use super::{Link, Site};
-use crate::blocks::{Block, BlockId, Decoded, Key, Mode};
-use crate::state::{Bits, layout};
+use crate::blocks::{Block, BlockId, Decoded, Key};
+use crate::mode::Mode;
+use crate::state::layout;
 use flow::Cold;
-use iced_x86::{FlowControl, Mnemonic};
+use iced_x86::{FlowControl, Instruction, Mnemonic};
 
 /// Where a guest register lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,16 +94,31 @@ pub struct Lowered {
     pub entry_host: u32,
 }
 
+/// The block to translate, and where to.
+pub struct Place {
+    /// Address of the host code.
+    pub base: u64,
+    /// What the block was found by.
+    pub key: Key,
+    /// Its number.
+    pub block: BlockId,
+    /// The number of its mode in the jump tables.
+    pub mode_number: u32,
+}
+
 /// Translates one block.
 pub struct Lowering<'a> {
     asm: Asm,
     mode: Mode,
+    mode_number: u32,
     stubs: &'a Stubs,
     sites: &'a mut Vec<Site>,
     decoded: &'a mut Vec<Decoded>,
     links: &'a mut Vec<Link>,
     block: BlockId,
     start_rip: u64,
+    /// Where in its page the block begins.
+    start_in_page: u64,
     cold: Vec<Cold>,
     /// The host's flags are the guest's (or the guest's are not wanted).
     in_host: bool,
@@ -118,26 +134,27 @@ pub struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
-    /// Prepares to translate block number `block`, found by `key`, to code at `base`.
+    /// Prepares to translate a block.
     pub fn new(
-        base: u64,
-        key: Key,
-        block: BlockId,
+        place: Place,
         stubs: &'a Stubs,
         sites: &'a mut Vec<Site>,
         decoded: &'a mut Vec<Decoded>,
         links: &'a mut Vec<Link>,
     ) -> Self {
+        let Place { base, key, block, mode_number } = place;
         let tlb_base = layout::tlb(key.mode.view());
         Lowering {
             asm: Asm::new(base),
             mode: key.mode,
+            mode_number,
             stubs,
             sites,
             decoded,
             links,
             block,
             start_rip: key.rip,
+            start_in_page: key.offset & 0xFFF,
             cold: Vec::new(),
             in_host: false,
             saved: false,
@@ -174,11 +191,11 @@ impl<'a> Lowering<'a> {
             let shadow = self.shadow;
             ended = self.instruction(decoded, plan, planner, bytes, flags);
             if shadow {
-                self.end_shadow(decoded.instruction.next_ip());
+                self.end_shadow(self.next_rip(&decoded.instruction));
             }
         }
         if !ended {
-            self.leave_to(block.key.rip.wrapping_add(u64::from(block.size)), false);
+            self.leave_to(self.mode.truncate(block.key.rip.wrapping_add(u64::from(block.size))), false);
         }
         self.emit_cold();
         let base = self.asm.base;
@@ -256,17 +273,21 @@ impl<'a> Lowering<'a> {
             Push => self.push(instruction, flags)?,
             Pop => self.pop(instruction, flags)?,
             Leave => self.leave(instruction, flags)?,
-            Cbw | Cwde | Cdqe | Cwd | Cdq | Cqo => self.widen(bytes),
+            Cbw | Cwde | Cdqe | Cwd | Cdq | Cqo => self.widen(instruction),
             Mul | Imul => self.multiply(instruction, planner, bytes, flags)?,
             Div | Idiv => self.divide(instruction, flags)?,
             Cmpxchg => self.compare_exchange(instruction, planner, bytes, flags)?,
-            Cmpxchg16b => self.compare_exchange_16(instruction, bytes, flags)?,
+            Cmpxchg8b | Cmpxchg16b => self.compare_exchange_pair(instruction, bytes, flags)?,
             Rdtsc | Rdtscp => self.time_stamp(instruction, flags),
             Cli => self.clear_interrupt_flag(flags),
             Sti => self.set_interrupt_flag(flags)?,
             Swapgs => self.swap_gs(),
-            Pushfq => self.push_flags(instruction, flags),
-            Mov => self.read_segment(instruction)?,
+            Pushf | Pushfd | Pushfq => self.push_flags(instruction, flags),
+            Lahf => self.load_flags(flags),
+            Sahf => self.store_flags(),
+            Mov if instruction.op0_register().is_segment_register() => self.load_segment(instruction, flags)?,
+            Mov => self.read_segment(instruction, flags)?,
+            Lds | Les | Lfs | Lgs => self.load_far_pointer(instruction, flags)?,
             Bt | Btc | Btr | Bts => self.bit_test(instruction, planner, bytes, flags)?,
             Fnstsw => self.store_status(),
             Ldmxcsr | Vldmxcsr | Fldcw => self.load_control(instruction, flags)?,
@@ -277,17 +298,20 @@ impl<'a> Lowering<'a> {
             Call => return self.call(instruction, flags).map(|()| true),
             Ret => return self.ret(instruction, flags).map(|()| true),
             Jmp => return self.jump(instruction, flags).map(|()| true),
-            _ => {
-                self.conditional(instruction, flags);
-                return Ok(true);
-            }
+            Loop | Jcxz | Jecxz | Jrcxz => return self.counted(instruction).map(|()| true),
+            _ => return self.conditional(instruction, flags).map(|()| true),
         }
         Ok(false)
     }
 
     /// Whether the block is 64-bit code.
     fn wide(&self) -> bool {
-        self.mode.bits() == Bits::B64
+        self.mode.long()
+    }
+
+    /// The instruction pointer behind an instruction.
+    fn next_rip(&self, instruction: &Instruction) -> u64 {
+        self.mode.truncate(instruction.next_ip())
     }
 }
 

@@ -1,127 +1,168 @@
-//! The stack: PUSH, POP, LEAVE and PUSHFQ, and what calls and returns need of it.
+//! The stack: PUSH, POP, LEAVE and PUSHF, and what calls and returns need of it.
 //!
-//! RSP moves behind the last lookup: an instruction that faults has not moved it.
+//! RSP moves behind the last lookup: an instruction that faults has not moved it. How much an instruction moves is its
+//! operand size, how wide the pointer is the stack segment's.
 
 use super::{HOMES, Home, Lowering, Unfit, home, place};
-use crate::state::{Bits, layout};
+use crate::interp::integer::stack;
+use crate::state::layout;
 use crate::translate::asm::host;
 use crate::translate::encode::Rm;
 use crate::translate::flags::Use;
 use crate::translate::form::{Memory, general};
+use hv::SegmentRegister;
 use iced_x86::{Instruction, OpAccess, OpKind};
 
+/// Where a lookup left the operand.
+const SLOT: Rm = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
+
 impl Lowering<'_> {
-    /// Bytes of a push or pop in this mode.
-    pub(super) fn stack_size(&self) -> u16 {
-        if self.mode.bits() == Bits::B64 { 8 } else { 4 }
-    }
-
-    /// RAX = RSP + displacement, looked up.
-    pub(super) fn stack_lookup(&mut self, instruction: &Instruction, displacement: i32, write: bool) -> u32 {
+    /// `size` bytes at RSP + displacement looked up.
+    pub(super) fn stack_lookup(&mut self, instruction: &Instruction, displacement: i32, size: u16, write: bool) -> u32 {
+        let pointer = self.mode.stack_pointer();
         let from = Rm::Base { base: HOMES[4], displacement };
-        if displacement == 0 {
-            let wide = self.wide();
-            self.asm.op(wide, &[0x8B], host::RAX, Rm::Register(HOMES[4]));
-        } else {
-            let wide = self.wide();
-            self.asm.op(wide, &[0x8D], host::RAX, from);
+        match (pointer, displacement) {
+            (2, 0) => self.asm.op(false, &[0x0F, 0xB7], host::RAX, Rm::Register(HOMES[4])),
+            (2, _) => {
+                self.asm.op(false, &[0x8D], host::RAX, from);
+                self.asm.op(false, &[0x0F, 0xB7], host::RAX, Rm::Register(host::RAX));
+            }
+            (_, 0) => self.asm.sized(pointer, &[0x8B], host::RAX, Rm::Register(HOMES[4])),
+            (_, _) => self.asm.sized(pointer, &[0x8D], host::RAX, from),
         }
-        self.lookup(instruction, Memory { size: self.stack_size(), write, aligned: false })
+        let memory = Memory { size, write, aligned: false };
+        self.lookup_in(instruction, SegmentRegister::Ss as usize, pointer == 2, memory)
     }
 
-    /// RSP += displacement, leaving the flags alone.
+    /// RSP += displacement, leaving the flags alone. RCX is destroyed where the pointer has 16 bits.
     pub(super) fn move_stack(&mut self, displacement: i32) {
-        let wide = self.wide();
-        self.asm.op(wide, &[0x8D], HOMES[4], Rm::Base { base: HOMES[4], displacement });
+        self.set_stack(HOMES[4], displacement);
+    }
+
+    /// RSP = base + displacement, as much of it as the stack pointer has.
+    fn set_stack(&mut self, base: u8, displacement: i32) {
+        let from = Rm::Base { base, displacement };
+        match self.mode.stack_pointer() {
+            2 => {
+                self.asm.op(false, &[0x8D], host::RCX, from);
+                self.asm.sized(2, &[0x89], host::RCX, Rm::Register(HOMES[4]));
+            }
+            size => self.asm.sized(size, &[0x8D], HOMES[4], from),
+        }
     }
 
     pub(super) fn push(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
-        let size = i32::from(self.stack_size());
-        let wide = self.wide();
+        let size = stack::moved(instruction) as u16;
+        let displacement = -i32::from(size);
         self.before_clobber(flags.live_in);
-        let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
         let site = match instruction.op0_kind() {
+            OpKind::Register if instruction.op0_register().is_segment_register() => {
+                let site = self.stack_lookup(instruction, displacement, size, true);
+                let slot = self.combine(host::RCX);
+                let selector = layout::selector(instruction.op0_register().number());
+                self.asm.op(false, &[0x0F, 0xB7], host::RAX, Rm::Gs(selector));
+                self.asm.sized(size, &[0x89], host::RAX, slot);
+                site
+            }
             OpKind::Register => {
                 let register = general(instruction.op0_register(), OpAccess::Read).ok_or(Unfit)?;
-                let site = self.stack_lookup(instruction, -size, true);
+                let site = self.stack_lookup(instruction, displacement, size, true);
                 match home(register.number) {
-                    Home::Host(source) => self.asm.op(wide, &[0x89], source, slot),
+                    Home::Host(source) => self.asm.sized(size, &[0x89], source, SLOT),
                     Home::Core(_) => {
                         let slot = self.combine(host::RCX);
                         self.asm.load(host::RAX, place(register.number));
-                        self.asm.op(wide, &[0x89], host::RAX, slot);
+                        self.asm.sized(size, &[0x89], host::RAX, slot);
                     }
                 }
                 site
             }
             OpKind::Memory => {
-                let memory = Memory { size: self.stack_size(), write: false, aligned: false };
                 self.address(instruction)?;
-                let first = self.lookup(instruction, memory);
-                self.asm.op(wide, &[0x8B], host::RAX, slot);
+                let first = self.lookup(instruction, Memory { size, write: false, aligned: false });
+                self.asm.sized(size, &[0x8B], host::RAX, SLOT);
                 self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
-                let second = self.stack_lookup(instruction, -size, true);
+                let second = self.stack_lookup(instruction, displacement, size, true);
                 let slot = self.combine(host::RCX);
                 self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));
-                self.asm.op(wide, &[0x89], host::RAX, slot);
-                self.move_stack(-size);
+                self.asm.sized(size, &[0x89], host::RAX, slot);
+                self.move_stack(displacement);
                 self.finish_site(first);
                 self.finish_site(second);
                 return Ok(());
             }
             _ => {
                 let value = instruction.immediate(0);
-                let site = self.stack_lookup(instruction, -size, true);
-                // mov [slot], imm32 sign-extended: all pushable immediates fit.
-                self.asm.op(wide, &[0xC7], 0, slot);
-                self.asm.dword(value as u32);
+                let site = self.stack_lookup(instruction, displacement, size, true);
+                // mov [slot], imm, at most 32 bits sign-extended: all pushable immediates fit.
+                self.asm.sized(size, &[0xC7], 0, SLOT);
+                self.asm.raw(&value.to_le_bytes()[..if size == 2 { 2 } else { 4 }]);
                 site
             }
         };
-        self.move_stack(-size);
+        self.move_stack(displacement);
         self.finish_site(site);
         Ok(())
     }
 
     pub(super) fn pop(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
-        let register = general(instruction.op0_register(), OpAccess::Write).ok_or(Unfit)?;
-        let size = i32::from(self.stack_size());
-        let wide = self.wide();
-        self.before_clobber(flags.live_in);
-        let site = self.stack_lookup(instruction, 0, false);
-        let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
-        if register.number != 4 {
-            self.move_stack(size);
+        let size = stack::moved(instruction) as u16;
+        if instruction.op0_register().is_segment_register() {
+            self.before_clobber(flags.live_in);
+            let site = self.stack_lookup(instruction, 0, size, false);
+            self.asm.op(false, &[0x0F, 0xB7], host::RAX, SLOT);
+            self.load_paragraphs(instruction, instruction.op0_register(), site);
+            self.move_stack(i32::from(size));
+            self.finish_site(site);
+            return Ok(());
         }
+        let register = general(instruction.op0_register(), OpAccess::Write).ok_or(Unfit)?;
+        if register.number == 4 && size < self.mode.stack_pointer() {
+            // The part of RSP that is not popped moves.
+            return Err(Unfit);
+        }
+        self.before_clobber(flags.live_in);
+        let site = self.stack_lookup(instruction, 0, size, false);
         match home(register.number) {
-            Home::Host(target) => self.asm.op(wide, &[0x8B], target, slot),
+            Home::Host(target) => self.asm.sized(size, &[0x8B], target, SLOT),
             Home::Core(offset) => {
-                self.asm.op(wide, &[0x8B], host::RAX, slot);
-                self.asm.store(Rm::Gs(offset), host::RAX);
+                self.asm.sized(size, &[0x8B], host::RAX, SLOT);
+                self.asm.sized(size, &[0x89], host::RAX, Rm::Gs(offset));
             }
+        }
+        if register.number != 4 {
+            self.move_stack(i32::from(size));
         }
         self.finish_site(site);
         Ok(())
     }
 
     pub(super) fn leave(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
-        let size = self.stack_size();
-        let wide = self.wide();
+        let size = self.operand_size(instruction);
+        let pointer = self.mode.stack_pointer();
         self.before_clobber(flags.live_in);
-        self.asm.op(wide, &[0x8B], host::RAX, place(5));
-        let site = self.lookup(instruction, Memory { size, write: false, aligned: false });
-        self.asm.op(wide, &[0x8D], HOMES[4], Rm::Base { base: HOMES[5], displacement: i32::from(size) });
-        let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
-        self.asm.op(wide, &[0x8B], HOMES[5], slot);
+        match pointer {
+            2 => self.asm.op(false, &[0x0F, 0xB7], host::RAX, place(5)),
+            _ => self.asm.sized(pointer, &[0x8B], host::RAX, place(5)),
+        }
+        let memory = Memory { size, write: false, aligned: false };
+        let site = self.lookup_in(instruction, SegmentRegister::Ss as usize, pointer == 2, memory);
+        if pointer == 2 {
+            self.asm.sized(size, &[0x8B], host::RAX, SLOT);
+        }
+        self.set_stack(HOMES[5], i32::from(size));
+        let value = if pointer == 2 { Rm::Register(host::RAX) } else { SLOT };
+        self.asm.sized(size, &[0x8B], HOMES[5], value);
         self.finish_site(site);
         Ok(())
     }
 
-    /// PUSHFQ: RFLAGS in the core, but for the arithmetic flags.
+    /// PUSHF: RFLAGS in the core, but for the arithmetic flags.
     pub(super) fn push_flags(&mut self, instruction: &Instruction, flags: Use) {
+        let size = stack::moved(instruction) as u16;
         self.flags_to_core();
         self.before_clobber(flags.live_in);
-        let site = self.stack_lookup(instruction, -8, true);
+        let site = self.stack_lookup(instruction, -i32::from(size), size, true);
         self.combine(host::RAX);
         self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
         let asm = &mut self.asm;
@@ -136,8 +177,8 @@ impl Lowering<'_> {
         asm.group1(false, 4, Rm::Register(host::RCX), !0x3_08D5);
         asm.op(false, &[0x09], host::RCX, Rm::Register(host::RAX));
         asm.load(host::RCX, Rm::Gs(layout::SCRATCH));
-        asm.store(Rm::Base { base: host::RCX, displacement: 0 }, host::RAX);
-        self.move_stack(-8);
+        asm.sized(size, &[0x89], host::RAX, Rm::Base { base: host::RCX, displacement: 0 });
+        self.move_stack(-i32::from(size));
         self.in_host = false;
         self.finish_site(site);
     }

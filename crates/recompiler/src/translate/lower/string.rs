@@ -9,7 +9,8 @@ use crate::translate::SiteKind;
 use crate::translate::asm::{Fixup, condition, host};
 use crate::translate::encode::Rm;
 use crate::translate::flags::Use;
-use crate::translate::form::Memory;
+use crate::translate::form::{Memory, string_address_size};
+use hv::SegmentRegister;
 use iced_x86::{Instruction, Mnemonic};
 
 const _: () = assert!(HOMES[6] == host::RSI && HOMES[7] == host::RDI);
@@ -51,16 +52,28 @@ impl Lowering<'_> {
 
     /// RAX + RCX = the host's address of the first element at a register.
     fn at(&mut self, instruction: &Instruction, register: u8, size: u16, kind: SiteKind) -> u32 {
-        self.asm.mov(host::RAX, HOMES[usize::from(register)]);
+        let address = string_address_size(instruction);
+        match address {
+            2 => self.asm.op(false, &[0x0F, 0xB7], host::RAX, Rm::Register(HOMES[usize::from(register)])),
+            4 => self.asm.mov32(host::RAX, HOMES[usize::from(register)]),
+            _ => self.asm.mov(host::RAX, HOMES[usize::from(register)]),
+        }
         let write = kind != SiteKind::Read;
-        let site = self.lookup(instruction, Memory { size, write, aligned: false });
+        let segment = if register == 7 { SegmentRegister::Es as usize } else { instruction.memory_segment().number() };
+        let site = self.lookup_in(instruction, segment, address == 2, Memory { size, write, aligned: false });
         self.sites[site as usize].kind = kind;
         site
     }
 
-    fn advance(&mut self, register: u8, size: u16) {
+    /// Moves RSI or RDI on, as much of it as an address has. May destroy RCX.
+    fn advance(&mut self, instruction: &Instruction, register: u8, size: u16) {
         let register = HOMES[usize::from(register)];
-        self.asm.lea(register, Rm::Base { base: register, displacement: i32::from(size) });
+        let address = string_address_size(instruction);
+        let target = if address == 2 { host::RCX } else { register };
+        self.asm.op(address == 8, &[0x8D], target, Rm::Base { base: register, displacement: i32::from(size) });
+        if address == 2 {
+            self.asm.sized(2, &[0x89], host::RCX, Rm::Register(register));
+        }
     }
 
     fn element(&mut self, instruction: &Instruction, kind: Kind, size: u16) -> [Option<u32>; 2] {
@@ -73,8 +86,8 @@ impl Lowering<'_> {
                 let slot = self.combine(host::RCX);
                 self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));
                 self.sized(0x88, size, host::RAX, slot);
-                self.advance(6, size);
-                self.advance(7, size);
+                self.advance(instruction, 6, size);
+                self.advance(instruction, 7, size);
                 [Some(from), Some(to)]
             }
             Kind::Store => {
@@ -82,7 +95,7 @@ impl Lowering<'_> {
                 let slot = self.combine(host::RCX);
                 self.asm.load(host::RAX, place(0));
                 self.sized(0x88, size, host::RAX, slot);
-                self.advance(7, size);
+                self.advance(instruction, 7, size);
                 [Some(to), None]
             }
             Kind::Load => {
@@ -91,7 +104,7 @@ impl Lowering<'_> {
                 self.asm.load(host::RAX, place(0));
                 self.sized(0x8A, size, host::RAX, slot);
                 self.asm.store(place(0), host::RAX);
-                self.advance(6, size);
+                self.advance(instruction, 6, size);
                 [Some(from), None]
             }
             Kind::Scan => {
@@ -99,7 +112,7 @@ impl Lowering<'_> {
                 let slot = self.combine(host::RCX);
                 self.asm.load(host::RAX, place(0));
                 self.sized(0x3A, size, host::RAX, slot);
-                self.advance(7, size);
+                self.advance(instruction, 7, size);
                 [Some(with), None]
             }
             Kind::Compare => {
@@ -110,8 +123,8 @@ impl Lowering<'_> {
                 let slot = self.combine(host::RCX);
                 self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));
                 self.sized(0x3A, size, host::RAX, slot);
-                self.advance(6, size);
-                self.advance(7, size);
+                self.advance(instruction, 6, size);
+                self.advance(instruction, 7, size);
                 [Some(from), Some(with)]
             }
         }
@@ -126,9 +139,10 @@ impl Lowering<'_> {
         unfit: &mut Vec<Fixup>,
     ) -> [Option<u32>; 2] {
         let shift = size.trailing_zeros() as u8;
+        let long = self.wide();
         let asm = &mut self.asm;
         // eax = bytes; none: nothing is touched
-        asm.load(host::RAX, place(1));
+        asm.op(long, &[0x8B], host::RAX, place(1));
         asm.group1(true, 7, Rm::Register(host::RAX), 4096 >> shift);
         unfit.push(asm.jcc_forward(condition::A));
         asm.raw(&[0xC1, 0xE0, shift, 0x85, 0xC0]);
@@ -157,7 +171,7 @@ impl Lowering<'_> {
             Kind::Move => asm.load(host::RSI, Rm::Gs(layout::SCRATCH)),
             _ => asm.load(host::RAX, place(0)),
         }
-        asm.load(host::RCX, place(1));
+        asm.op(long, &[0x8B], host::RCX, place(1));
         let opcode = if kind == Kind::Move { 0xA4 } else { 0xAA };
         asm.raw(match size {
             1 => &[0xF3],
@@ -176,7 +190,8 @@ impl Lowering<'_> {
         for &side in sides {
             let register = HOMES[usize::from(side)];
             asm.load(register, Rm::Gs(layout::gpr(side)));
-            asm.lea(register, Rm::BaseIndex { base: register, index: count, scale: shift, displacement: 0 });
+            let end = Rm::BaseIndex { base: register, index: count, scale: shift, displacement: 0 };
+            asm.op(long, &[0x8D], register, end);
         }
         asm.raw(&[0x31, 0xC0]);
         asm.store(place(1), host::RAX);
