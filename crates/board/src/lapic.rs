@@ -100,6 +100,11 @@ pub(crate) struct Lapic {
     irr: Vectors,
     isr: Vectors,
     tmr: Vectors,
+    /// An NMI came while one was pending. The processor that is about to take the first keeps this one: Intel SDM
+    /// volume 3A, section 6.7.1.
+    second_nmi: AtomicBool,
+    /// The processor took an NMI and has not executed IRET since.
+    nmi_masked: AtomicBool,
     base: AtomicU64,
     /// The 8-bit ID of xAPIC mode, writable by the guest.
     xapic_id: AtomicU32,
@@ -137,6 +142,8 @@ impl Lapic {
                 irr: Vectors::default(),
                 isr: Vectors::default(),
                 tmr: Vectors::default(),
+                second_nmi: AtomicBool::new(false),
+                nmi_masked: AtomicBool::new(false),
                 base: AtomicU64::new(0),
                 xapic_id: AtomicU32::new(id & 0xFF),
                 ldr: AtomicU32::new(0),
@@ -290,7 +297,7 @@ impl Lapic {
             }
             // There is no system management mode: the interrupt has no effect.
             Delivery::Smi => {}
-            Delivery::Nmi => self.raise(Pending::NMI),
+            Delivery::Nmi => self.raise_nmi(),
             Delivery::Init => {
                 self.pending.fetch_and(!Pending::SIPI.bits(), SeqCst);
                 self.raise(Pending::INIT);
@@ -318,7 +325,7 @@ impl Lapic {
             Lvt::Timer | Lvt::Error => self.post(vector, false),
             Lvt::Lint0 | Lvt::Lint1 => match value >> 8 & 7 {
                 0 => self.post(vector, false),
-                4 => self.raise(Pending::NMI),
+                4 => self.raise_nmi(),
                 5 => _ = self.accept(Delivery::Init, vector, false),
                 // ExtINT follows the level of the pin; SMI has no effect; the others are reserved.
                 _ => {}
@@ -352,6 +359,33 @@ impl Lapic {
         if self.hardware_enabled() {
             self.local_interrupt(Lvt::Lint1);
         } else {
+            self.raise_nmi();
+        }
+    }
+
+    /// Posts an NMI. One that comes while one is pending is kept, unless NMIs are masked: then they are the same.
+    fn raise_nmi(&self) {
+        let nmi = Pending::NMI.bits();
+        while self.pending.fetch_or(nmi, SeqCst) & nmi != 0 {
+            // One is pending; by the second look it may have been taken.
+            if !self.nmi_masked.load(SeqCst) {
+                self.second_nmi.store(true, SeqCst);
+                if self.pending.load(SeqCst) & nmi == 0 {
+                    self.raise_second_nmi();
+                }
+                return;
+            }
+            if self.pending.load(SeqCst) & nmi != 0 {
+                return;
+            }
+        }
+        if let Some(kick) = self.kick.get() {
+            kick.interrupt();
+        }
+    }
+
+    fn raise_second_nmi(&self) {
+        if self.second_nmi.swap(false, SeqCst) {
             self.raise(Pending::NMI);
         }
     }
@@ -488,7 +522,16 @@ impl LocalApic for LapicHandle {
     }
 
     fn take_nmi(&self) -> bool {
-        self.take(Pending::NMI)
+        let taken = self.take(Pending::NMI);
+        if taken {
+            self.lapic.nmi_masked.store(true, SeqCst);
+            self.lapic.raise_second_nmi();
+        }
+        taken
+    }
+
+    fn unmask_nmi(&self) {
+        self.lapic.nmi_masked.store(false, SeqCst);
     }
 
     fn take_init(&self) -> bool {
@@ -501,6 +544,8 @@ impl LocalApic for LapicHandle {
 
     fn reset(&self) {
         self.lapic.pending.fetch_and(!(Pending::NMI | Pending::SMI).bits(), SeqCst);
+        self.lapic.second_nmi.store(false, SeqCst);
+        self.lapic.nmi_masked.store(false, SeqCst);
         self.lapic.reset_registers();
     }
 

@@ -15,7 +15,7 @@ pub struct IrqLines {
 struct Gsi {
     interrupts: Arc<dyn Interrupts>,
     number: u32,
-    /// How many devices drive the line high. May be negative for a moment when two threads drive one handle.
+    /// How many devices drive the line high.
     drivers: Mutex<i32>,
 }
 
@@ -53,11 +53,12 @@ impl IrqLine {
 
     /// Drives the line high, or lets it go. The line is high while any device drives it.
     pub fn set(&self, high: bool) {
+        // Held from the look at the old level to the end of the call: the controllers see the levels in the order in
+        // which they came about, and whoever returns from here finds the level there, also where another thread set it.
+        let mut drivers = self.gsi.drivers.lock();
         if self.high.swap(high, Ordering::AcqRel) == high {
             return;
         }
-        // Held across the call, so that the controllers see the levels in the order in which they came about.
-        let mut drivers = self.gsi.drivers.lock();
         let before = *drivers > 0;
         *drivers += if high { 1 } else { -1 };
         let after = *drivers > 0;

@@ -51,8 +51,11 @@ pub trait LocalApic: Send + Sync {
     /// Moves it from IRR to ISR, or runs the PIC's acknowledge cycle for ExtINT.
     fn acknowledge(&self) -> Option<u8>;
 
-    /// Takes a pending NMI: true when there was one.
+    /// Takes a pending NMI: true when there was one. Further ones become one from then on to [`Self::unmask_nmi`].
     fn take_nmi(&self) -> bool;
+
+    /// The processor executed IRET after an NMI: it takes NMIs again.
+    fn unmask_nmi(&self);
 
     /// Takes a pending INIT: true when there was one. The caller resets the processor and calls [`Self::reset`].
     fn take_init(&self) -> bool;

@@ -27,3 +27,7 @@ pub use memory::{CodeWatcher, GuestMemory, MemoryError, PAGE_SIZE, PageFlags, Re
 pub use state::{CpuEvents, CpuState, DescriptorTable, Fpu, Gpr, MpState, Segment, SegmentRegister, XSAVE_AREA_SIZE};
 pub use tsc::Tsc;
 pub use vm::{Exit, InternalError, IoAddress, Kick, Vcpu, Vm};
+
+/// Bits of a guest physical address: what page tables and the APIC's base may use, and what CPUID leaf 0x8000_0008
+/// shows under the recompiler.
+pub const PHYSICAL_BITS: u32 = 46;

@@ -6,7 +6,7 @@ use crate::pci_devices;
 use crate::registers::{Changes, to_python};
 use crate::terminal::{Terminal, duplicate};
 use crate::waiting::{interruptible, timeout};
-use board::{Buses, Chipset, CmosConfig, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, Uart};
+use board::{Buses, Chipset, CmosConfig, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, PcTestdev, Uart};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -79,6 +79,10 @@ impl Machine {
     fn add_debug_exit(&self) -> PyResult<()> {
         let range = DEBUG_EXIT_PORT..=DEBUG_EXIT_PORT + 3;
         self.machine.buses().insert_port(range, Arc::new(DebugExit)).map_err(core_error)
+    }
+
+    fn add_pc_testdev(&self) -> PyResult<()> {
+        PcTestdev::insert(self.machine.buses(), self.chipset()?.lines()).map_err(core_error)
     }
 
     fn add_debug_port(&self, fd: i32) -> PyResult<()> {

@@ -123,8 +123,8 @@ pub struct Msrs {
     pub debugctl: u64,
     /// IA32_MCG_STATUS.
     pub mcg_status: u64,
-    /// IA32_MCi_CTL.
-    pub mc_ctl: [u64; BANKS as usize],
+    /// IA32_MCi_CTL, IA32_MCi_STATUS (always 0), IA32_MCi_ADDR and IA32_MCi_MISC of each bank.
+    pub machine_check: [[u64; 4]; BANKS as usize],
     /// IA32_MTRR_PHYSBASE0, PHYSMASK0, PHYSBASE1, …
     pub mtrr_variable: [u64; 16],
     /// The fixed-range MTRRs, ascending by number.
@@ -151,7 +151,7 @@ impl Default for Msrs {
             misc_enable: MISC_ENABLE_FIXED | 1,
             debugctl: 0,
             mcg_status: 0,
-            mc_ctl: [0; BANKS as usize],
+            machine_check: Default::default(),
             mtrr_variable: [0; 16],
             mtrr_fixed: [0; 11],
             mtrr_def_type: 0,
@@ -168,7 +168,7 @@ pub(crate) fn saved() -> Vec<u32> {
     list.extend([MTRR_FIX64K, MTRR_FIX16K_80000, MTRR_FIX16K_A0000]);
     list.extend(MTRR_FIX4K_C0000..=MTRR_FIX4K_F8000);
     list.extend([PAT, MTRR_DEF_TYPE]);
-    list.extend((0..BANKS).map(|bank| MC0_CTL + 4 * bank));
+    list.extend(MC0_CTL..=BANKS_END);
     list.extend([TSC_DEADLINE, STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX]);
     list
 }
@@ -181,6 +181,12 @@ fn mtrr_type(value: u64) -> bool {
 /// Eight memory types; the PAT also knows UC- (7).
 fn eight_types(value: u64, allowed: fn(u64) -> bool) -> bool {
     value.to_le_bytes().iter().all(|&byte| allowed(u64::from(byte)))
+}
+
+/// Bank and register (CTL, STATUS, ADDR, MISC) of a machine-check register.
+fn machine_check(msr: u32) -> (usize, usize) {
+    let index = (msr - MC0_CTL) as usize;
+    (index / 4, index % 4)
 }
 
 /// The index of a fixed-range MTRR in [`Msrs::mtrr_fixed`].
@@ -228,10 +234,10 @@ impl Core {
             P5_MC_ADDR | P5_MC_TYPE | PLATFORM_ID | EBL_CR_POWERON | SMI_COUNT => 0,
             MCG_CAP => u64::from(BANKS),
             MCG_STATUS => registers.mcg_status,
-            MC0_CTL..=BANKS_END => match (msr - MC0_CTL) % 4 {
-                0 => registers.mc_ctl[(msr - MC0_CTL) as usize / 4],
-                _ => 0,
-            },
+            MC0_CTL..=BANKS_END => {
+                let (bank, register) = machine_check(msr);
+                registers.machine_check[bank][register]
+            }
             MTRRCAP => MTRRCAP_VALUE,
             MTRR_PHYSBASE0..=MTRR_PHYSMASK7 => registers.mtrr_variable[(msr - MTRR_PHYSBASE0) as usize],
             MTRR_DEF_TYPE => registers.mtrr_def_type,
@@ -297,11 +303,17 @@ impl Core {
             }
             DEBUGCTL => (value & !3 == 0, &mut registers.debugctl),
             MCG_STATUS => (value == 0, &mut registers.mcg_status),
-            MC0_CTL..=BANKS_END => match (msr - MC0_CTL) % 4 {
-                0 => (true, &mut registers.mc_ctl[(msr - MC0_CTL) as usize / 4]),
-                // The others always read as zero, and can only be cleared.
-                _ => return value == 0,
-            },
+            MC0_CTL..=BANKS_END => {
+                let (bank, register) = machine_check(msr);
+                let valid = match register {
+                    // All reporting or none.
+                    0 => value == 0 || value == u64::MAX,
+                    // A status is only cleared.
+                    1 => value == 0,
+                    _ => true,
+                };
+                (valid, &mut registers.machine_check[bank][register])
+            }
             MTRR_PHYSBASE0..=MTRR_PHYSMASK7 => {
                 let mask = msr & 1 == 1;
                 let reserved = if mask { value & 0x7FF != 0 } else { value & 0xF00 != 0 || !mtrr_type(value) };
@@ -353,7 +365,10 @@ mod tests {
             (SPEC_CTRL, 8, false),
             (PRED_CMD, 1, true),
             (MC0_CTL, u64::MAX, true),
+            (MC0_CTL, 1, false),
             (MC0_CTL + 1, 1, false),
+            (MC0_CTL + 2, 0xAAAA_AAAA_AAAA_AAAA, true),
+            (MC0_CTL + 7, u64::MAX, true),
             (MCG_CAP, 0, false),
             (ARCH_CAPABILITIES, 0, false),
             (MTRRCAP, 0, false),

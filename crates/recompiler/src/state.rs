@@ -237,6 +237,10 @@ pub struct Core {
     pub poll: std::sync::atomic::AtomicU32,
     /// Interrupts are held off until after the next instruction (STI, MOV SS, POP SS).
     pub interrupt_shadow: bool,
+    /// MOV SS or POP SS was the last instruction: debug exceptions are held off until after the next one too.
+    pub stack_shadow: bool,
+    /// Data and I/O breakpoints that the instruction under execution met, a bit each as in DR6.
+    pub breakpoints_met: u8,
     /// In HLT, waiting for an interrupt.
     pub halted: bool,
     /// NMIs are blocked until IRET.
@@ -446,6 +450,8 @@ impl Core {
             next_rip: 0,
             poll: std::sync::atomic::AtomicU32::new(crate::vm::QUIET),
             interrupt_shadow: false,
+            stack_shadow: false,
+            breakpoints_met: 0,
             halted: false,
             nmi_masked: false,
             waiting_for_sipi: id != 0,

@@ -212,7 +212,8 @@ impl RecompilerVcpu {
                 self.flush_code_maps();
             }
             let outcome = if self.core.interrupt_shadow || blocks::debugged(&self.core) {
-                self.single_instruction()
+                self.core.counters.interpreted += 1;
+                interp::single(&mut self.core)
             } else {
                 self.next_block()
             };
@@ -285,23 +286,6 @@ impl RecompilerVcpu {
         self.core.counters.interpreted += count;
         result
     }
-
-    /// One instruction with everything around it looked at: after STI and MOV SS, and while debugging.
-    fn single_instruction(&mut self) -> Result<(), Fault> {
-        let stepping = self.core.rflags & flag::TF != 0;
-        let shadow = std::mem::take(&mut self.core.interrupt_shadow);
-        if !shadow {
-            self.core.instruction_breakpoint()?;
-        }
-        let decoded = blocks::fetch_one(&mut self.core)?;
-        self.core.counters.interpreted += 1;
-        self.core.rflags &= !flag::RF;
-        interp::step(&mut self.core, &decoded.instruction, decoded.handler)?;
-        if stepping {
-            return Err(self.core.single_step_trap());
-        }
-        Ok(())
-    }
 }
 
 /// Interprets a block; stops early at a branch, or when the block's own code was changed. Returns the number of
@@ -317,7 +301,7 @@ fn interpret(core: &mut Core, block: &Block) -> (u64, Result<(), Fault>) {
             return (count, Err(fault));
         }
         // A store into translated code (our own included) posts a request and sets the poll word.
-        if core.poll.load(Ordering::Relaxed) == WANTED {
+        if core.poll.load(Ordering::Relaxed) == WANTED || core.interrupt_shadow {
             break;
         }
     }
@@ -347,6 +331,7 @@ impl Core {
         self.halted = false;
         self.nmi_masked = false;
         self.interrupt_shadow = false;
+        self.stack_shadow = false;
         self.waiting_for_sipi = self.id != 0;
         self.flush_tlb(false);
     }

@@ -97,8 +97,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--device",
         action="append",
         default=[],
-        metavar="isa-debug-exit",
-        help="lets the guest end the machine: writing V to port 0xf4 makes the exit status 2V+1",
+        metavar="isa-debug-exit|pc-testdev",
+        help="isa-debug-exit lets the guest end the machine: writing V to port 0xf4 makes the exit status 2V+1; "
+        "pc-testdev is what tests of processors play with",
     )
     running = parser.add_argument_group("how it runs")
     running.add_argument(

@@ -50,6 +50,7 @@ class PcConfig(NamedTuple):
     disks: Sequence[Disk] = ()
     devices: Sequence[Device] = ()
     debug_exit: bool = False
+    pc_testdev: bool = False
     debug_port: int | None = None
     """A file descriptor for what firmware prints to port 0x402."""
     fw_cfg: Mapping[str, bytes] = MappingProxyType({})
@@ -85,6 +86,8 @@ def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Termi
             _add_disk(machine, index, disk)
         if config.debug_exit:
             machine.add_debug_exit()
+        if config.pc_testdev:
+            machine.add_pc_testdev()
         if config.debug_port is not None:
             machine.add_debug_port(config.debug_port)
         for device in (_fw_cfg(memory, layout, config), *config.devices):

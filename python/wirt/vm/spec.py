@@ -19,6 +19,9 @@ from wirt.vm.sizes import format_size, parse_size
 
 MAX_CPUS: Final = 255
 DEBUG_EXIT: Final = "isa-debug-exit"
+PC_TESTDEV: Final = "pc-testdev"
+NAMED_DEVICES: Final = (DEBUG_EXIT, PC_TESTDEV)
+"""Devices that are asked for by their names in QEMU."""
 MAX_FW_CFG_FILES: Final = 1000
 """Far more than anybody needs, and far fewer than there are selectors."""
 Guest = Literal["tiny"]
@@ -36,6 +39,7 @@ class Spec(NamedTuple):
     disks: tuple[Disk, ...]
     devices: tuple[Device, ...]
     debug_exit: bool
+    pc_testdev: bool
     fw_cfg: Mapping[str, bytes]
     uuid: bytes
     """16 bytes, in the order in which UUIDs are written (RFC 9562)."""
@@ -69,8 +73,9 @@ def make_spec(
     for model in models:
         check_ranges(model)
     for name in devices:
-        if not isinstance(name, Device) and name != DEBUG_EXIT:
-            raise UsageError(f"There is no device {name!r}: use {DEBUG_EXIT!r}, or a wirt.Device.")
+        if not isinstance(name, Device) and name not in NAMED_DEVICES:
+            known = " or ".join(map(repr, NAMED_DEVICES))
+            raise UsageError(f"There is no device {name!r}: use {known}, or a wirt.Device.")
     return Spec(
         guest="tiny" if guest is not None else None,
         kernel=_image("kernel", kernel),
@@ -81,6 +86,7 @@ def make_spec(
         disks=_disks(disks),
         devices=tuple(models),
         debug_exit=DEBUG_EXIT in devices,
+        pc_testdev=PC_TESTDEV in devices,
         fw_cfg=_fw_cfg(fw_cfg or {}),
         uuid=_random_uuid(),
     )

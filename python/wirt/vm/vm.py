@@ -44,8 +44,8 @@ class VM:
 
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `disks` are raw images, as paths or `Disk`;
     `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides `console`:
-    nowhere, or to a file descriptor. `devices` are attached in order; the name isa-debug-exit stands for
-    QEMU's device. `debug_port` is a file descriptor for what firmware prints to port 0x402; `fw_cfg`
+    nowhere, or to a file descriptor. `devices` are attached in order; the names isa-debug-exit and pc-testdev
+    stand for QEMU's devices. `debug_port` is a file descriptor for what firmware prints to port 0x402; `fw_cfg`
     adds files to the firmware interface, whose names begin with opt/. With `reboot`, a guest's reset starts
     the machine again from its images; otherwise it ends it.
 
@@ -238,6 +238,7 @@ class VM:
             disks=spec.disks,
             devices=spec.devices,
             debug_exit=spec.debug_exit,
+            pc_testdev=spec.pc_testdev,
             debug_port=debug_port,
             fw_cfg=spec.fw_cfg,
         )

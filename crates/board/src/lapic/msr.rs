@@ -1,6 +1,7 @@
 use super::registers::{ICR_WRITABLE, LVT_WRITABLE, SVR_WRITABLE, index};
 use super::{BASE_BSP, BASE_EN, BASE_EXTD, Lapic};
 use crate::irqchip::Irqchip;
+use hv::PHYSICAL_BITS;
 use std::sync::atomic::Ordering::SeqCst;
 
 const IA32_APIC_BASE: u32 = 0x1B;
@@ -8,8 +9,6 @@ const IA32_TSC_DEADLINE: u32 = 0x6E0;
 const X2APIC_FIRST: u32 = 0x800;
 const X2APIC_LAST: u32 = 0x8FF;
 
-/// The widest physical address of the architecture; bits above are reserved.
-const PHYSICAL_BITS: u32 = 52;
 /// Delivery status and remote IRR: read-only, and therefore not reserved in a write of what was read.
 const LVT_READ_ONLY: u32 = 1 << 12 | 1 << 14;
 /// The delivery status does not exist in x2APIC mode, but is commonly written as it was.

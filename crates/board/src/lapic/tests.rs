@@ -198,9 +198,27 @@ fn init_sipi_and_nmi_arrive_once() {
     assert_eq!(ap.take_sipi(), None, "INIT forgets an earlier start-up IPI");
     ipi(bsp, 1, 0x0_4400);
     assert!(ap.take_nmi() && !ap.take_nmi());
+    ap.unmask_nmi();
     ipi(bsp, 1, 0x0_4200);
     assert_eq!(ap.pending(), Pending::INIT, "SMI has no effect");
     assert_eq!(bsp.pending(), Pending::empty());
+}
+
+#[test]
+fn of_many_nmis_two_are_kept_and_one_while_they_are_masked() {
+    let board = board(1);
+    let bsp = &board.lapics[0];
+    let send = |count| (0..count).for_each(|_| ipi(bsp, 0, 0x0_4400));
+    send(3);
+    assert!(bsp.take_nmi());
+    send(3);
+    assert!(bsp.take_nmi() && !bsp.take_nmi(), "the second of the first three stands for the others too");
+    bsp.unmask_nmi();
+    send(1);
+    assert!(bsp.take_nmi() && !bsp.take_nmi());
+    send(2);
+    bsp.reset();
+    assert!(!bsp.take_nmi());
 }
 
 #[test]

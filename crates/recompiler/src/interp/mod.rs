@@ -5,9 +5,11 @@
 
 pub(crate) mod integer;
 mod simd;
+mod single;
 pub(crate) mod system;
 
 pub use simd::Stubs;
+pub use single::single;
 pub use system::Delivered;
 
 use crate::fault::Fault;

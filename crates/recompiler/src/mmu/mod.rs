@@ -19,8 +19,7 @@ pub enum Kind {
     Fetch,
 }
 
-/// Physical address bits that page tables may use: what CPUID leaf 0x8000_0008 shows.
-pub const PHYSICAL_BITS: u32 = 46;
+pub use hv::PHYSICAL_BITS;
 
 /// Where a linear address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +164,7 @@ impl Core {
             return Ok(Target::Ram((entry.host + offset) as *mut u8));
         }
         self.probe(linear, size, Kind::Write)?;
+        self.note_access(linear, size, true);
         if (linear & 0xFFF) + size > 4096 {
             return Ok(Target::Slow);
         }
@@ -180,6 +180,7 @@ impl Core {
             true => Some(self.translate_page(view, self.wrap_linear(linear.wrapping_add(first as u64)), Kind::Read)?),
             false => None,
         };
+        self.note_access(linear, data.len() as u64, false);
         let (head, tail) = data.split_at_mut(first);
         self.physical_read(near.physical, head);
         if let Some(far) = far {
@@ -198,6 +199,7 @@ impl Core {
             }
             false => None,
         };
+        self.note_access(linear, data.len() as u64, true);
         let (head, tail) = data.split_at(first);
         self.physical_write(near.physical, head);
         if let Some(far) = far {
@@ -287,6 +289,9 @@ impl Core {
             self.itlb.fill(view == View::User, linear, found.physical, found.global);
             self.note_large(linear, found.page_size);
             self.note_code(linear, found.global);
+            return Ok(found);
+        }
+        if self.page_watched(linear) {
             return Ok(found);
         }
         if let Some(offset) = self.memory.offset(found.physical & !0xFFF, 4096) {

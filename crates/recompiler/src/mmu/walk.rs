@@ -105,7 +105,9 @@ impl Walk<'_> {
         if entry & pte::PRESENT == 0 {
             return Err(self.fault(0));
         }
-        let mut reserved = reserved | (((1 << 52) - 1) & !PHYSICAL_MASK);
+        // With 4-level paging bits 52..=62 are ignored, with PAE paging they are reserved.
+        let width = if self.core.efer & efer::LMA != 0 { 52 } else { 63 };
+        let mut reserved = reserved | (((1 << width) - 1) & !PHYSICAL_MASK);
         if !self.nx_enabled() {
             reserved |= pte::NX;
         }

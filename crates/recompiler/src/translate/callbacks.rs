@@ -150,8 +150,11 @@ fn undisturbed(core: &mut Core) -> Option<Mode> {
     })
 }
 
+/// An interrupt or NMI waits that could be delivered now. Those that come later set the poll word.
 fn interruptible(core: &Core) -> bool {
-    core.rflags & flag::IF != 0 && core.lapic.as_ref().is_some_and(|lapic| lapic.pending().contains(Pending::INTR))
+    let Some(lapic) = &core.lapic else { return false };
+    let pending = lapic.pending();
+    core.rflags & flag::IF != 0 && pending.contains(Pending::INTR) || !core.nmi_masked && pending.contains(Pending::NMI)
 }
 
 pub(super) fn site_at(core: &Core, site: u32) -> Option<Site> {

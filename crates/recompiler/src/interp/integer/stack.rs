@@ -88,6 +88,7 @@ pub(super) fn pop_segment(core: &mut Core, instruction: &Instruction) -> Execute
     segment::load(core, segment_index(register), selector).inspect_err(|_| core.gpr[RSP] = before)?;
     if register == Register::SS {
         core.interrupt_shadow = true;
+        core.stack_shadow = true;
     }
     Ok(())
 }

@@ -97,13 +97,13 @@ fn repeat(
     }
     let mut left = strings.get(core, Gpr::Rcx);
     // A single step is one element.
-    let mut budget = if core.rflags & flag::TF != 0 { 1 } else { CHUNK };
+    let mut budget = if core.stops_at_each_element() { 1 } else { CHUNK };
     while left != 0 {
         if budget == 0 {
             core.next_rip = core.rip;
             return Ok(());
         }
-        let most = if core.rflags & flag::TF != 0 { 1 } else { left };
+        let most = if core.stops_at_each_element() { 1 } else { left };
         let (done, go_on) = element(core, most)?;
         left -= done;
         budget -= 1;

@@ -14,6 +14,8 @@ pub(crate) const DR6_BITS: u64 = 0xE00F;
 pub(crate) const DR7_ONES: u64 = 0x400;
 /// DR7 bits that can be written.
 pub(crate) const DR7_BITS: u64 = 0xFFFF_23FF;
+/// The bits of the four breakpoints in DR6.
+const DR6_BREAKPOINTS: u64 = 0xF;
 const DR6_BD: u64 = 1 << 13;
 const DR6_BS: u64 = 1 << 14;
 pub(super) const DR6_BT: u64 = 1 << 15;
@@ -21,12 +23,86 @@ const DR7_GD: u64 = 1 << 13;
 /// Local and global enable bits of the four breakpoints.
 const DR7_ENABLED: u64 = 0xFF;
 
+/// What a breakpoint is for: the R/W fields of DR7.
+mod condition {
+    pub const EXECUTE: u64 = 0;
+    pub const WRITE: u64 = 1;
+    pub const IO: u64 = 2;
+}
+
 impl Core {
-    /// The trap after an instruction that began with RFLAGS.TF set; `rip` is the next instruction.
-    pub fn single_step_trap(&mut self) -> Fault {
-        self.dr6 |= DR6_BS;
-        self.dr7 &= !DR7_GD;
+    /// The trap behind an instruction: breakpoints on data and ports that it met, and a single step. `rip` is the next
+    /// instruction.
+    pub fn debug_trap(&mut self, breakpoints: u8, step: bool) -> Fault {
+        self.report_debug(u64::from(breakpoints) | if step { DR6_BS } else { 0 });
         Fault { trap: true, ..Fault::plain(vector::DB) }
+    }
+
+    /// Says in DR6 why a #DB comes: the bits of the breakpoints are set anew, the others added.
+    pub(crate) fn report_debug(&mut self, why: u64) {
+        self.dr6 = self.dr6 & !DR6_BREAKPOINTS | why;
+        self.dr7 &= !DR7_GD;
+    }
+
+    /// Any breakpoint is enabled.
+    #[inline]
+    pub fn breakpoints_enabled(&self) -> bool {
+        self.dr7 & DR7_ENABLED != 0
+    }
+
+    /// Repeated instructions have to stop behind each element, where a debug trap may be due.
+    #[inline]
+    pub fn stops_at_each_element(&self) -> bool {
+        self.rflags & flag::TF != 0 || self.breakpoints_enabled()
+    }
+
+    /// The enabled breakpoints, with what they are for and where they lie, as first and last address.
+    fn breakpoints(&self) -> impl Iterator<Item = (u8, u64, u64, u64)> + use<> {
+        let (dr, dr7) = (self.dr, self.dr7);
+        (0..4).filter(move |index| dr7 >> (index * 2) & 3 != 0).map(move |index| {
+            let field = dr7 >> (16 + index * 4);
+            let length = [1, 2, 8, 4][(field >> 2 & 3) as usize];
+            let first = dr[index] & !(length - 1);
+            (1 << index, field & 3, first, first.wrapping_add(length - 1))
+        })
+    }
+
+    /// Whether a data breakpoint lies in the page of a linear address: such a page stays out of the TLB.
+    pub(crate) fn page_watched(&self, linear: u64) -> bool {
+        self.breakpoints_enabled()
+            && self.breakpoints().any(|(_, condition, first, _)| {
+                !matches!(condition, condition::EXECUTE | condition::IO) && (first ^ linear) >> 12 == 0
+            })
+    }
+
+    /// Notes the data breakpoints that an access of `size` bytes meets; the trap comes behind the instruction.
+    #[inline]
+    pub(crate) fn note_access(&mut self, linear: u64, size: u64, write: bool) {
+        if self.breakpoints_enabled() {
+            let last = linear.wrapping_add(size - 1);
+            for (bit, condition, from, to) in self.breakpoints() {
+                let wanted = match condition {
+                    condition::EXECUTE | condition::IO => false,
+                    condition::WRITE => write,
+                    _ => true,
+                };
+                if wanted && from <= last && linear <= to {
+                    self.breakpoints_met |= bit;
+                }
+            }
+        }
+    }
+
+    /// Notes the I/O breakpoints that an access of `size` ports meets.
+    pub(super) fn note_port_access(&mut self, port: u16, size: u8) {
+        if self.breakpoints_enabled() && self.cr4 & cr4::DE != 0 {
+            let (first, last) = (u64::from(port), u64::from(port) + u64::from(size) - 1);
+            for (bit, condition, from, to) in self.breakpoints() {
+                if condition == condition::IO && from <= last && first <= to {
+                    self.breakpoints_met |= bit;
+                }
+            }
+        }
     }
 
     /// Whether the instruction at RIP has a breakpoint on it, unless RFLAGS.RF holds that off.
@@ -34,23 +110,17 @@ impl Core {
     /// # Errors
     /// #DB as a fault, with DR6 telling which.
     pub fn instruction_breakpoint(&mut self) -> Executed {
-        if self.dr7 & DR7_ENABLED == 0 || self.rflags & flag::RF != 0 {
+        if !self.breakpoints_enabled() || self.rflags & flag::RF != 0 {
             return Ok(());
         }
         let address = self.linear_rip();
-        let mut hits = 0;
-        for index in 0..4 {
-            let enabled = self.dr7 >> (index * 2) & 3 != 0;
-            let execute = self.dr7 >> (16 + index * 4) & 3 == 0;
-            if enabled && execute && self.dr[index] == address {
-                hits |= 1 << index;
-            }
-        }
-        if hits == 0 {
+        let met =
+            self.breakpoints().filter(|&(_, condition, first, _)| (condition, first) == (condition::EXECUTE, address));
+        let met: u64 = met.map(|(bit, ..)| u64::from(bit)).sum();
+        if met == 0 {
             return Ok(());
         }
-        self.dr6 = self.dr6 & !0xF | hits;
-        self.dr7 &= !DR7_GD;
+        self.report_debug(met);
         Err(Fault::plain(vector::DB))
     }
 
@@ -59,8 +129,7 @@ impl Core {
         if self.dr7 & DR7_GD == 0 {
             return Ok(());
         }
-        self.dr7 &= !DR7_GD;
-        self.dr6 |= DR6_BD;
+        self.report_debug(DR6_BD);
         Err(Fault::plain(vector::DB))
     }
 
@@ -102,5 +171,9 @@ pub(super) fn mov_to_debug(core: &mut Core, instruction: &Instruction) -> Execut
         7 => core.dr7 = value & DR7_BITS | DR7_ONES,
         number => core.dr[number] = value,
     }
+    // Pages with data breakpoints have to leave the TLB.
+    core.flush_tlb(false);
+    // RF is over with this instruction. Nothing else tells so while no breakpoint is enabled.
+    core.rflags &= !flag::RF;
     Ok(())
 }

@@ -61,6 +61,11 @@ pub(super) fn sysret(core: &mut Core, instruction: &Instruction) -> Executed {
     }
     const RESERVED: u64 = !0x3C_7FD7;
     core.rflags = core.gpr[Gpr::R11 as usize] & !RESERVED | flag::FIXED;
+    if core.rflags & flag::TF != 0 {
+        // Unlike IRET's, a TF of SYSRET counts for SYSRET itself.
+        core.rip = core.next_rip;
+        return Err(core.debug_trap(0, true));
+    }
     Ok(())
 }
 

@@ -130,6 +130,7 @@ impl Core {
     fn deliver_all(&mut self, mut event: Event) -> Delivered {
         self.halted = false;
         self.interrupt_shadow = false;
+        self.stack_shadow = false;
         loop {
             self.next_rip = self.rip;
             let Err(fault) = self.enter(&event, self.rip) else {
@@ -177,7 +178,6 @@ impl Core {
             // An instruction that faulted runs again: its own breakpoints have been taken already. A code breakpoint
             // itself is left to its handler, which sets RF.
             Source::Fault if event.vector != vector::DB => self.rflags | flag::RF,
-            Source::Software => self.rflags,
             _ => self.rflags & !flag::RF,
         }
     }

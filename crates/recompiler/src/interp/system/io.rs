@@ -60,6 +60,7 @@ fn port_and_size(core: &Core, instruction: &Instruction, port_operand: u32) -> (
 pub(super) fn input(core: &mut Core, instruction: &Instruction) -> Executed {
     let (port, size) = port_and_size(core, instruction, 1);
     core.check_port(port, size)?;
+    core.note_port_access(port, size);
     let value = u64::from(core.port_read(port, size));
     let rax = &mut core.gpr[Gpr::Rax as usize];
     *rax = match size {
@@ -74,6 +75,7 @@ pub(super) fn input(core: &mut Core, instruction: &Instruction) -> Executed {
 pub(super) fn output(core: &mut Core, instruction: &Instruction) -> Executed {
     let (port, size) = port_and_size(core, instruction, 0);
     core.check_port(port, size)?;
+    core.note_port_access(port, size);
     let value = core.gpr[Gpr::Rax as usize] as u32;
     core.port_write(port, size, value & (u32::MAX >> (32 - 8 * u32::from(size))));
     Ok(())
@@ -109,7 +111,7 @@ fn repeat(
     let registers = string_registers(instruction.op_kind(operand));
     let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
     let total = if repeated { operand::read_register(core, registers.counter) } else { 1 };
-    let chunk = if core.rflags & flag::TF != 0 { 1 } else { CHUNK };
+    let chunk = if core.stops_at_each_element() { 1 } else { CHUNK };
     for done in 0..total.min(chunk) {
         let index = operand::read_register(core, registers.index);
         element(core, index)?;
@@ -137,6 +139,7 @@ pub(super) fn input_string(core: &mut Core, instruction: &Instruction) -> Execut
     repeat(core, instruction, 0, u64::from(size), |core, offset| {
         let address = operand::linear_address(core, SegmentRegister::Es, offset, usize::from(size), true)?;
         core.target(address, u64::from(size))?;
+        core.note_port_access(port, size);
         let value = core.port_read(port, size);
         match size {
             1 => core.write(address, value as u8),
@@ -163,6 +166,7 @@ pub(super) fn output_string(core: &mut Core, instruction: &Instruction) -> Execu
             2 => u32::from(core.read::<u16>(address)?),
             _ => core.read(address)?,
         };
+        core.note_port_access(port, size);
         core.port_write(port, size, value);
         Ok(())
     })

@@ -20,7 +20,11 @@ pub(super) fn iret(core: &mut Core, instruction: &Instruction) -> Executed {
         Code::Iretd => 4,
         _ => 8,
     };
-    core.nmi_masked = false;
+    if std::mem::take(&mut core.nmi_masked) {
+        if let Some(lapic) = &core.lapic {
+            lapic.unmask_nmi();
+        }
+    }
     if !core.protected() {
         return core.iret_real(size);
     }

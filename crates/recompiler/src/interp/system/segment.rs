@@ -3,7 +3,7 @@
 
 use super::descriptor::{Descriptor, is_null, kind, not_present, selector_fault};
 use crate::fault::{Fault, vector};
-use crate::interp::integer::operand;
+use crate::interp::integer::operand::{self, canonical};
 use crate::state::{Bits, Core, Executed, cr4, flag};
 use hv::{Segment, SegmentRegister};
 use iced_x86::{Instruction, OpKind};
@@ -94,6 +94,7 @@ pub(super) fn mov_to_segment(core: &mut Core, instruction: &Instruction) -> Exec
     load(core, name, selector)?;
     if name == SegmentRegister::Ss {
         core.interrupt_shadow = true;
+        core.stack_shadow = true;
     }
     Ok(())
 }
@@ -168,6 +169,9 @@ fn system_segment(core: &mut Core, selector: u16, descriptor: Descriptor, vector
     let mut segment = descriptor.segment(selector);
     if core.long_mode() {
         segment.base |= core.descriptor_high(selector, vector)?;
+        if !canonical(segment.base) {
+            return Err(selector_fault(vector, selector));
+        }
     }
     Ok(segment)
 }
@@ -320,9 +324,10 @@ impl Core {
         for name in [Es, Ds, Fs, Gs] {
             let segment = &mut self.segments[name as usize];
             let conforming = segment.access & 0xC == 0xC;
-            // An unusable register keeps its base: that is where 64-bit code has its thread pointer.
             if segment.access & Segment::P != 0 && segment.dpl() < cpl && !conforming {
-                *segment = null_segment(0, 0);
+                // The base stays: it is where 64-bit code has its thread pointer.
+                segment.selector = 0;
+                segment.access &= !Segment::P;
             }
         }
     }

@@ -226,8 +226,8 @@ impl Core {
         self.rflags = flags & FLAGS | flag::FIXED;
         for index in 0..8 {
             let value = layout.register(image, layout.ip + (2 + index) * width);
-            // A 16-bit TSS leaves the upper halves undefined.
-            self.gpr[index] = value;
+            // The manual leaves the upper halves open; this is what processors do.
+            self.gpr[index] = if layout.wide { value } else { value | 0xFFFF_0000 };
         }
         let selectors: [u16; 6] = std::array::from_fn(|index| match index < layout.selector_count {
             true => layout.selector(image, layout.selectors + index * width),

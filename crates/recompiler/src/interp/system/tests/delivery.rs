@@ -45,7 +45,7 @@ fn a_page_fault_writes_cr2_and_pushes_its_error_and_rf() {
 #[test]
 fn a_trap_pushes_no_rf() {
     let mut core = machine(Bits::B64, 0);
-    let trap = core.single_step_trap();
+    let trap = core.debug_trap(0, true);
     assert_eq!(core.deliver_fault(trap), Delivered::Ok);
     assert_eq!(get64(&core, rsp(&core) + 16) & flag::RF, 0);
     assert_eq!(core.dr6 & 0x4000, 0x4000);

@@ -2,6 +2,7 @@
 //! looked at is the state right after a transfer.
 
 mod control;
+mod debugging;
 mod delivery;
 mod hostile;
 mod io;

@@ -117,7 +117,7 @@ fn a_16_bit_task_has_16_bit_registers() {
         put(&core, OTHER + index as u64 * 2, word.to_le_bytes());
     }
     assert_eq!(run(&mut core, &far(0xEA, SPARE)), Ok(()));
-    assert_eq!((core.rip, core.gpr[0], rsp(&core)), (0x5000, 0x11, 0x7000));
+    assert_eq!((core.rip, core.gpr[0], rsp(&core)), (0x5000, 0xFFFF_0011, 0xFFFF_7000));
     assert_eq!((selector(&core, Cs), selector(&core, Ss)), (CODE0, DATA0));
     assert_eq!(kind_of(&core, SPARE), 3);
 }
