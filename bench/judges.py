@@ -1,4 +1,4 @@
-"""`python -m bench.judges DIR`: run kvm-unit-tests' x86 images, unmodified, under Wirt and beside it under QEMU.
+"""`python -m bench.judges DIR`: run kvm-unit-tests' x86 images, unmodified, under Wirt and under QEMU's TCG.
 
 The images are the user's: a built kvm-unit-tests tree, or a directory with `*.flat` files. Each test ends by
 writing to isa-debug-exit, and the exit status is the judgement: see docs/judges.md.
@@ -27,12 +27,14 @@ from bench.peers import wirt_program
 TIME_LIMIT: Final = 40
 """Seconds a test may take, unless --timeout says otherwise."""
 MEMORY_MIB: Final = 512
+ENVIRONMENT: Final = b"ACCEL=tcg\nTEST_DEVICE=0\nBOOTLOADER=0\n"
+"""What the tests ask their environment: no KVM is below them, whose hypercalls some would use otherwise."""
 LONGEST_KEPT: Final = 16 << 20
 """Bytes of a test's output that are looked at."""
 
 STATUSES: Final = {0: "reset", 1: "pass", 3: "fail", 77: "skip", 127: "abort"}
-"""What a process's exit status says: libcflat's judgement through isa-debug-exit, an unexpected exception among
-them, or a machine that was reset or went off by itself.
+"""What a process's exit status says: the test's judgement through isa-debug-exit, "abort" being an exception that
+it did not expect; or that the machine was reset or went off by itself.
 """
 _FAILED_LINE: Final = re.compile(r"^FAIL[: ]", re.MULTILINE)
 
@@ -68,8 +70,8 @@ class Outcome:
 def collect(directory: Path) -> list[Test]:
     """Return the tests of a kvm-unit-tests tree, or of a directory of images.
 
-    `unittests.cfg` names tests, their images, arguments and machines; those whose image was not built for want
-    of its architecture are left out. An image that no entry names is a test of its own. Raises Unusable.
+    `unittests.cfg` names tests, their images, arguments and machines; those whose image was not built, as it is
+    for another architecture, are left out. An image that no entry names is a test of its own. Raises Unusable.
     """
     x86 = directory / "x86"
     images = x86 if x86.is_dir() else directory
@@ -113,7 +115,8 @@ def wirt_command(test: Test, environment: Path) -> list[str]:
     """Return the command that runs `test` under Wirt's recompiler."""
     return [
         *wirt_program(),
-        *("run", "--quiet", "--accel", "recompiler", "--no-reboot", "--device", "isa-debug-exit"),
+        *("run", "--quiet", "--accel", "recompiler", "--no-reboot"),
+        *("--device", "isa-debug-exit", "--device", "pc-testdev"),
         *("-c", str(test.cpus), "-m", f"{test.memory}M"),
         *("--kernel", str(test.image), "--initrd", str(environment)),
         *(("--append", test.arguments) if test.arguments else ()),
@@ -124,7 +127,8 @@ def qemu_command(test: Test, environment: Path) -> list[str]:
     """Return the command that runs `test` under QEMU's TCG."""
     return [
         *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-reboot"),
-        *("-display", "none", "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4"),
+        *("-display", "none", "-serial", "stdio"),
+        *("-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-device", "pc-testdev"),
         *("-smp", str(test.cpus), "-m", str(test.memory)),
         *("-kernel", str(test.image), "-initrd", str(environment)),
         *(("-append", test.arguments) if test.arguments else ()),
@@ -162,14 +166,17 @@ def judge(tests: Sequence[Test], runners: Sequence[str], limit: float, jobs: int
                 for name in runners
             ]
 
-        environment.write(b"ACCEL=tcg\nTEST_DEVICE=0\nBOOTLOADER=0\n")
+        environment.write(ENVIRONMENT)
         environment.flush()
         width = max(len(test.name) for test in tests)
         print(f"{'test':{width}}  {'  '.join(f'{name:20}' for name in runners)}".rstrip())
         passed = dict.fromkeys(runners, 0)
         failed = 0
         for test, results in zip(tests, pool.map(outcomes, tests), strict=True):
-            print(f"{test.name:{width}}  {'  '.join(f'{result!s:20}' for result in results)}".rstrip(), flush=True)
+            print(
+                f"{test.name:{width}}  {'  '.join(f'{result!s:20}' for result in results)}".rstrip(),
+                flush=True,
+            )
             for name, result in zip(runners, results, strict=True):
                 passed[name] += result.judgement == "pass"
             failed += results[0].judgement not in ("pass", "skip")

@@ -98,8 +98,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="isa-debug-exit|pc-testdev",
-        help="isa-debug-exit lets the guest end the machine: writing V to port 0xf4 makes the exit status 2V+1; "
-        "pc-testdev is what tests of processors play with",
+        help="isa-debug-exit lets the guest end the machine: writing V to port 0xf4 makes the exit status "
+        "2V+1; pc-testdev has interrupt lines, ports and memory for tests of processors",
     )
     running = parser.add_argument_group("how it runs")
     running.add_argument(

@@ -45,9 +45,9 @@ class VM:
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `disks` are raw images, as paths or `Disk`;
     `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides `console`:
     nowhere, or to a file descriptor. `devices` are attached in order; the names isa-debug-exit and pc-testdev
-    stand for QEMU's devices. `debug_port` is a file descriptor for what firmware prints to port 0x402; `fw_cfg`
-    adds files to the firmware interface, whose names begin with opt/. With `reboot`, a guest's reset starts
-    the machine again from its images; otherwise it ends it.
+    stand for QEMU's devices. `debug_port` is a file descriptor for what firmware prints to port 0x402;
+    `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With `reboot`, a guest's reset
+    starts the machine again from its images; otherwise it ends it.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
     is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.

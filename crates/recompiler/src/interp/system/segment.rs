@@ -305,11 +305,12 @@ pub(super) fn arpl(core: &mut Core, instruction: &Instruction) -> Executed {
         set_zero_flag(core, adjust);
         return Ok(());
     }
-    let address = operand::memory(core, instruction, 2, true)?;
-    core.probe(address, 2, crate::mmu::Kind::Write)?;
+    let address = operand::memory(core, instruction, 2, false)?;
     let old: u16 = core.read(address)?;
     let adjust = old & 3 < wanted;
     if adjust {
+        // What need not change may lie where it cannot be written.
+        let address = operand::memory(core, instruction, 2, true)?;
         core.write(address, old & !3 | wanted)?;
     }
     set_zero_flag(core, adjust);
