@@ -33,8 +33,8 @@ LONGEST_KEPT: Final = 16 << 20
 """Bytes of a test's output that are looked at."""
 
 STATUSES: Final = {0: "reset", 1: "pass", 3: "fail", 77: "skip", 127: "abort"}
-"""What a process's exit status says: the test's judgement through isa-debug-exit, "abort" being an exception that
-it did not expect; or that the machine was reset or went off by itself.
+"""What a process's exit status says: the test's judgement through isa-debug-exit, "abort" being an exception
+that it did not expect; or that the machine was reset or went off by itself.
 """
 _FAILED_LINE: Final = re.compile(r"^FAIL[: ]", re.MULTILINE)
 
@@ -70,8 +70,9 @@ class Outcome:
 def collect(directory: Path) -> list[Test]:
     """Return the tests of a kvm-unit-tests tree, or of a directory of images.
 
-    `unittests.cfg` names tests, their images, arguments and machines; those whose image was not built, as it is
-    for another architecture, are left out. An image that no entry names is a test of its own. Raises Unusable.
+    `unittests.cfg` names tests, their images, arguments and machines; those whose image was not built, as it
+    is for another architecture, are left out. An image that no entry names is a test of its own. Raises
+    Unusable.
     """
     x86 = directory / "x86"
     images = x86 if x86.is_dir() else directory

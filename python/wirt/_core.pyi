@@ -157,7 +157,9 @@ class Machine:
     def add_uart(self, name: str, port: int, irq: int, terminal: Terminal) -> None:
         """Add a 16550A at 8 ports from `port` on, with interrupt line `irq`."""
     def add_pc_testdev(self) -> None:
-        """Add pc-testdev: interrupt lines at ports 0x2000 to 0x2017, a latch at 0xE0, memory at 0xFF000000."""
+        """Add pc-testdev: interrupt lines at ports 0x2000 to 0x2017, a latch at 0xE0, memory at
+        0xFF000000.
+        """
 
     def add_debug_exit(self) -> None:
         """Add isa-debug-exit: a write of `value` to ports 0xF4 to 0xF7 ends the machine with `value << 1 |
