@@ -1,16 +1,21 @@
 //! The local APIC: xAPIC and x2APIC. Intel SDM volume 3A, chapter 11.
 //!
-//! Interrupts are posted from any thread without a lock. [`Lapic::update`] says why none is lost.
+//! Interrupts are posted from any thread without a lock: see `acceptance`.
 
+mod acceptance;
+#[cfg(test)]
+mod model;
 mod msr;
 mod registers;
 mod state;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod timer;
 
 use crate::irqchip::{Delivery, Irqchip, Message};
 use crate::timer::Timers;
+use acceptance::{Acceptance, Pins};
 use hv::{Kick, LocalApic, Msi, Pending, Tsc};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -53,53 +58,18 @@ enum Lvt {
     Error = 5,
 }
 
-/// A set of 256 vectors that any thread may change.
-#[derive(Default)]
-struct Vectors([AtomicU32; 8]);
-
-impl Vectors {
-    fn set(&self, vector: u8) {
-        self.0[usize::from(vector >> 5)].fetch_or(1 << (vector & 31), SeqCst);
-    }
-
-    fn clear(&self, vector: u8) {
-        self.0[usize::from(vector >> 5)].fetch_and(!(1 << (vector & 31)), SeqCst);
-    }
-
-    fn contains(&self, vector: u8) -> bool {
-        self.0[usize::from(vector >> 5)].load(SeqCst) & 1 << (vector & 31) != 0
-    }
-
-    fn highest(&self) -> Option<u8> {
-        self.0.iter().enumerate().rev().find_map(|(index, word)| {
-            let word = word.load(SeqCst);
-            (word != 0).then(|| (index as u32 * 32 + word.ilog2()) as u8)
-        })
-    }
-
-    fn clear_all(&self) {
-        self.0.iter().for_each(|word| word.store(0, SeqCst));
-    }
-}
-
 /// One processor's local APIC.
 ///
 /// Everything a remote thread needs is atomic. Registers are written by the vCPU's thread alone; others read them to
 /// match destinations. Lock order: `timer`, then the queue of [`Timers`]. Nothing is posted with `timer` held.
 #[repr(align(64))]
 pub(crate) struct Lapic {
-    pending: AtomicU32,
-    /// Processor priority as of the last change of TPR or ISR.
-    ppr: AtomicU8,
-    tpr: AtomicU8,
+    acceptance: Acceptance,
     sipi_vector: AtomicU8,
     /// Level of the pin LINT0: the PIC's INTR output.
     lint0: AtomicBool,
     /// An ExtINT message (from the I/O APIC) waits for its acknowledge cycle.
     extint: AtomicBool,
-    irr: Vectors,
-    isr: Vectors,
-    tmr: Vectors,
     /// An NMI came while one was pending. The processor that is about to take the first keeps this one: Intel SDM
     /// volume 3A, section 6.7.1.
     second_nmi: AtomicBool,
@@ -133,15 +103,10 @@ impl Lapic {
                 }
             };
             let lapic = Lapic {
-                pending: AtomicU32::new(0),
-                ppr: AtomicU8::new(0),
-                tpr: AtomicU8::new(0),
+                acceptance: Acceptance::new(),
                 sipi_vector: AtomicU8::new(0),
                 lint0: AtomicBool::new(false),
                 extint: AtomicBool::new(false),
-                irr: Vectors::default(),
-                isr: Vectors::default(),
-                tmr: Vectors::default(),
                 second_nmi: AtomicBool::new(false),
                 nmi_masked: AtomicBool::new(false),
                 base: AtomicU64::new(0),
@@ -167,18 +132,15 @@ impl Lapic {
         let bsp = if self.id == 0 { BASE_BSP } else { 0 };
         self.base.store(LAPIC_ADDRESS | BASE_EN | bsp, SeqCst);
         self.xapic_id.store(self.id & 0xFF, SeqCst);
-        self.pending.store(0, SeqCst);
+        self.acceptance.take(Pending::all());
         self.reset_registers();
     }
 
     /// The state after INIT: all but the ID and the base. Section 11.4.7.
     fn reset_registers(&self) {
         self.timer.lock().reset();
-        self.tpr.store(0, SeqCst);
+        self.acceptance.clear();
         self.extint.store(false, SeqCst);
-        for vectors in [&self.irr, &self.isr, &self.tmr] {
-            vectors.clear_all();
-        }
         self.ldr.store(0, SeqCst);
         self.dfr.store(u32::MAX, SeqCst);
         self.svr.store(0xFF, SeqCst);
@@ -219,55 +181,16 @@ impl Lapic {
         !self.hardware_enabled() || (entry & LVT_MASKED == 0 && entry >> 8 & 7 == 7)
     }
 
-    fn wants_extint(&self) -> bool {
-        self.extint.load(SeqCst) || (self.lint0.load(SeqCst) && self.lint0_is_extint())
-    }
-
-    /// The highest vector in IRR that beats the processor priority.
-    fn highest_deliverable(&self) -> Option<u8> {
-        let vector = self.irr.highest()?;
-        (vector >> 4 > self.ppr.load(SeqCst) >> 4).then_some(vector)
-    }
-
-    fn deliverable(&self) -> bool {
-        self.wants_extint() || self.highest_deliverable().is_some()
-    }
-
-    /// Sets bits of `pending` and kicks the processor when they were not all set.
     fn raise(&self, what: Pending) {
-        if self.pending.fetch_or(what.bits(), SeqCst) & what.bits() != what.bits()
-            && let Some(kick) = self.kick.get()
-        {
-            kick.interrupt();
-        }
+        self.acceptance.raise(what, self);
     }
 
-    /// Brings [`Pending::INTR`] in line with what can be delivered. Any thread may call this.
-    ///
-    /// No interrupt is lost, because all accesses are sequentially consistent and two rules hold: whoever makes the
-    /// condition true (sets an IRR bit, lowers PPR, raises LINT0) evaluates it afterwards and sets INTR; and whoever
-    /// clears INTR evaluates the condition afterwards and sets INTR again. A poster and a processor that lowers its
-    /// priority each write first and read then, so at least one of them sees both. A clearer that overtakes a
-    /// setter's INTR also sees what the setter wrote before. INTR may be set for a moment with nothing deliverable:
-    /// [`LocalApic::acknowledge`] then returns `None`.
     fn update(&self) {
-        if self.deliverable() {
-            self.raise(Pending::INTR);
-        } else if self.pending.load(SeqCst) & Pending::INTR.bits() != 0 {
-            self.pending.fetch_and(!Pending::INTR.bits(), SeqCst);
-            if self.deliverable() {
-                self.raise(Pending::INTR);
-            }
-        }
+        self.acceptance.update(self);
     }
 
-    /// Recomputes PPR after a change of TPR or ISR. Section 11.8.3.1.
     fn priority_changed(&self) {
-        let tpr = self.tpr.load(SeqCst);
-        let in_service = self.isr.highest().unwrap_or(0);
-        let ppr = if tpr >> 4 >= in_service >> 4 { tpr } else { in_service & 0xF0 };
-        self.ppr.store(ppr, SeqCst);
-        self.update();
+        self.acceptance.priority_changed(self);
     }
 
     /// Posts a fixed interrupt.
@@ -276,14 +199,7 @@ impl Lapic {
             self.error(ESR_RECEIVE_ILLEGAL_VECTOR);
             return;
         }
-        // Read and set only when it has to change: a vector is nearly always the one or the other.
-        if self.tmr.contains(vector) != level {
-            if level { self.tmr.set(vector) } else { self.tmr.clear(vector) }
-        }
-        self.irr.set(vector);
-        if vector >> 4 > self.ppr.load(SeqCst) >> 4 {
-            self.raise(Pending::INTR);
-        }
+        self.acceptance.post(vector, level, self);
     }
 
     /// Takes a message from the APIC bus. True when it was accepted.
@@ -299,7 +215,7 @@ impl Lapic {
             Delivery::Smi => {}
             Delivery::Nmi => self.raise_nmi(),
             Delivery::Init => {
-                self.pending.fetch_and(!Pending::SIPI.bits(), SeqCst);
+                self.acceptance.take(Pending::SIPI);
                 self.raise(Pending::INIT);
             }
             Delivery::StartUp => {
@@ -365,22 +281,18 @@ impl Lapic {
 
     /// Posts an NMI. One that comes while one is pending is kept, unless NMIs are masked: then they are the same.
     fn raise_nmi(&self) {
-        let nmi = Pending::NMI.bits();
-        while self.pending.fetch_or(nmi, SeqCst) & nmi != 0 {
+        while !self.acceptance.raise(Pending::NMI, self) {
             // One is pending; by the second look it may have been taken.
             if !self.nmi_masked.load(SeqCst) {
                 self.second_nmi.store(true, SeqCst);
-                if self.pending.load(SeqCst) & nmi == 0 {
+                if !self.acceptance.pending().contains(Pending::NMI) {
                     self.raise_second_nmi();
                 }
                 return;
             }
-            if self.pending.load(SeqCst) & nmi != 0 {
+            if self.acceptance.pending().contains(Pending::NMI) {
                 return;
             }
-        }
-        if let Some(kick) = self.kick.get() {
-            kick.interrupt();
         }
     }
 
@@ -415,14 +327,13 @@ impl Lapic {
 
     /// The priority by which lowest-priority delivery chooses, or `None` when this APIC takes no such interrupts.
     pub(crate) fn arbitration_priority(&self) -> Option<u8> {
-        self.software_enabled().then(|| self.ppr.load(SeqCst) >> 4)
+        self.software_enabled().then(|| self.acceptance.ppr() >> 4)
     }
 
     /// Ends the highest interrupt in service. Section 11.8.5.
     fn eoi(&self, irqchip: &Irqchip) {
-        let Some(vector) = self.isr.highest() else { return };
-        self.isr.clear(vector);
-        if self.tmr.contains(vector) && self.svr.load(SeqCst) & SVR_SUPPRESS_EOI == 0 {
+        let Some((vector, level)) = self.acceptance.end() else { return };
+        if level && self.svr.load(SeqCst) & SVR_SUPPRESS_EOI == 0 {
             irqchip.end_of_interrupt(vector);
         }
         self.priority_changed();
@@ -470,6 +381,18 @@ impl Lapic {
     }
 }
 
+impl Pins for Lapic {
+    fn external(&self) -> bool {
+        self.extint.load(SeqCst) || (self.lint0.load(SeqCst) && self.lint0_is_extint())
+    }
+
+    fn interrupt(&self) {
+        if let Some(kick) = self.kick.get() {
+            kick.interrupt();
+        }
+    }
+}
+
 /// The logical ID of x2APIC mode: cluster in the high, one bit in the low half. Section 11.12.10.2.
 fn x2apic_ldr(id: u32) -> u32 {
     (id >> 4) << 16 | 1 << (id & 15)
@@ -479,12 +402,6 @@ fn x2apic_ldr(id: u32) -> u32 {
 pub(crate) struct LapicHandle {
     pub(crate) lapic: Arc<Lapic>,
     pub(crate) irqchip: Arc<Irqchip>,
-}
-
-impl LapicHandle {
-    fn take(&self, what: Pending) -> bool {
-        self.lapic.pending.fetch_and(!what.bits(), SeqCst) & what.bits() != 0
-    }
 }
 
 impl LocalApic for LapicHandle {
@@ -499,12 +416,12 @@ impl LocalApic for LapicHandle {
     }
 
     fn pending(&self) -> Pending {
-        Pending::from_bits_retain(self.lapic.pending.load(SeqCst))
+        self.lapic.acceptance.pending()
     }
 
     fn acknowledge(&self) -> Option<u8> {
         let lapic = &self.lapic;
-        if lapic.wants_extint() {
+        if lapic.external() {
             let latched = lapic.extint.swap(false, SeqCst);
             let vector = self.irqchip.acknowledge_pic(latched);
             lapic.update();
@@ -512,17 +429,11 @@ impl LocalApic for LapicHandle {
                 return vector;
             }
         }
-        let vector = lapic.highest_deliverable();
-        if let Some(vector) = vector {
-            lapic.irr.clear(vector);
-            lapic.isr.set(vector);
-        }
-        lapic.priority_changed();
-        vector
+        lapic.acceptance.acknowledge(&**lapic)
     }
 
     fn take_nmi(&self) -> bool {
-        let taken = self.take(Pending::NMI);
+        let taken = self.lapic.acceptance.take(Pending::NMI);
         if taken {
             self.lapic.nmi_masked.store(true, SeqCst);
             self.lapic.raise_second_nmi();
@@ -535,15 +446,15 @@ impl LocalApic for LapicHandle {
     }
 
     fn take_init(&self) -> bool {
-        self.take(Pending::INIT)
+        self.lapic.acceptance.take(Pending::INIT)
     }
 
     fn take_sipi(&self) -> Option<u8> {
-        self.take(Pending::SIPI).then(|| self.lapic.sipi_vector.load(SeqCst))
+        self.lapic.acceptance.take(Pending::SIPI).then(|| self.lapic.sipi_vector.load(SeqCst))
     }
 
     fn reset(&self) {
-        self.lapic.pending.fetch_and(!(Pending::NMI | Pending::SMI).bits(), SeqCst);
+        self.lapic.acceptance.take(Pending::NMI | Pending::SMI);
         self.lapic.second_nmi.store(false, SeqCst);
         self.lapic.nmi_masked.store(false, SeqCst);
         self.lapic.reset_registers();
@@ -571,7 +482,7 @@ impl LocalApic for LapicHandle {
     }
 
     fn tpr(&self) -> u8 {
-        self.lapic.tpr.load(SeqCst) >> 4
+        self.lapic.acceptance.tpr() >> 4
     }
 
     fn set_tpr(&self, value: u8) {

@@ -48,7 +48,7 @@ pub(crate) fn save(vcpu: &VcpuFd, indices: &[u32]) -> Result<CpuState, Error> {
         dr6: debug.dr6,
         dr7: debug.dr7,
         msrs,
-        tsc,
+        tsc: Some(tsc),
         fpu: from_xsave(&xsave),
         apic: Some(Box::new(apic.regs.map(|byte| byte as u8))),
         events: from_events(&events),
@@ -78,7 +78,9 @@ pub(crate) fn load(vcpu: &VcpuFd, state: &CpuState) -> Result<(), Error> {
     vcpu.set_debug_regs(&debug).map_err(refused("the debug registers"))?;
     // The deadline comes last: it is ignored unless the APIC's timer is in its mode, and the APIC needs the clock.
     let (deadline, others): (Vec<_>, Vec<_>) = state.msrs.iter().partition(|(index, _)| *index == IA32_TSC_DEADLINE);
-    msrs::load_tsc(vcpu, state.tsc)?;
+    if let Some(tsc) = state.tsc {
+        msrs::load_tsc(vcpu, tsc)?;
+    }
     msrs::load(vcpu, &others)?;
     if let Some(registers) = &state.apic {
         let apic = kvm_lapic_state { regs: registers.map(|byte| byte as _) };

@@ -2,7 +2,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Bytes in a page of guest memory, the unit of [`PageFlags`].
 pub const PAGE_SIZE: u64 = 4096;
@@ -226,6 +226,8 @@ impl GuestMemory {
         }
         let first = offset / PAGE_SIZE;
         let last = (offset + size - 1) / PAGE_SIZE;
+        // The bytes before the flags, as the translator sets the flag before it reads the bytes.
+        fence(Ordering::SeqCst);
         if (first..=last).any(|page| self.page_flags(page).contains(PageFlags::CODE)) {
             if let Some(watcher) = self.watcher.get() {
                 watcher.code_written(offset, size);

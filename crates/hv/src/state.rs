@@ -175,8 +175,9 @@ pub struct CpuState {
     pub dr7: u64,
     /// Model-specific registers as (index, value), those not named above. Ascending by index.
     pub msrs: Vec<(u32, u64)>,
-    /// The guest's time-stamp counter when the state was taken.
-    pub tsc: u64,
+    /// The guest's time-stamp counter when the state was taken. `None`: it runs on as it is, and so stays in step with those
+    /// of other vCPUs.
+    pub tsc: Option<u64>,
     /// x87, SSE and AVX registers.
     pub fpu: Fpu,
     /// Local APIC registers in `kvm_lapic_state` layout; `None` where the board has no local APIC.
@@ -215,7 +216,7 @@ impl CpuState {
             dr6: 0xFFFF_0FF0,
             dr7: 0x400,
             msrs: Vec::new(),
-            tsc: 0,
+            tsc: Some(0),
             fpu: Fpu::default(),
             apic: None,
             events: CpuEvents::default(),

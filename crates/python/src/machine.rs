@@ -197,6 +197,8 @@ impl Machine {
             self.machine.with_vcpu(cpu, move |vcpu| {
                 let mut state = vcpu.state()?;
                 changes.apply(&mut state);
+                // Written back, the counter would fall behind those of the other vCPUs.
+                state.tsc = None;
                 vcpu.set_state(&state)
             })
         });

@@ -3,8 +3,8 @@
 use crate::fault::Fault;
 use crate::interp::{self, Handler};
 use crate::mode::Mode;
+use crate::smp::granules_of;
 use crate::state::{Core, flag};
-use crate::vm::Shared;
 use hv::SegmentRegister;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use rustc_hash::FxHashMap;
@@ -140,9 +140,8 @@ impl Blocks {
         let mut at = 0;
         for (offset, length) in pieces(key, size) {
             let Some(physical) = core.memory.address_of(offset) else { return single(core, key.mode) };
-            if core.shared.clone().register_code(core.id, &core.memory, offset, length) {
-                core.tlb.protect(physical);
-            }
+            let (shared, memory, mut party) = core.smp();
+            shared.register_code(&mut party, memory, offset, length);
             core.physical_read(physical, &mut again[at..at + length as usize]);
             at += length as usize;
         }
@@ -182,7 +181,10 @@ impl Blocks {
     pub fn invalidate(&mut self, core: &Core, offset: u64, size: u64, mut each: impl FnMut(&mut Block)) {
         let end = offset + size;
         for page in offset >> 12..=(end.max(offset + 1) - 1) >> 12 {
-            let Some(ids) = self.by_page.get_mut(&page) else { continue };
+            let Some(ids) = self.by_page.get_mut(&page) else {
+                core.shared.set_granules(core.id, page, 0);
+                continue;
+            };
             let mut granules = 0;
             ids.retain(|&id| {
                 let block = &mut self.list[id as usize];
@@ -197,7 +199,7 @@ impl Blocks {
                 }
                 let here = block.pieces().filter(|(start, _)| start >> 12 == page);
                 if block.valid {
-                    here.for_each(|(start, length)| granules |= Shared::granules_of(start, length));
+                    here.for_each(|(start, length)| granules |= granules_of(start, length));
                 }
                 block.valid
             });
@@ -231,7 +233,7 @@ impl Blocks {
             let mut granules = 0;
             for &id in &*ids {
                 let here = list[id as usize].pieces().filter(|(start, _)| start >> 12 == page);
-                here.for_each(|(start, length)| granules |= Shared::granules_of(start, length));
+                here.for_each(|(start, length)| granules |= granules_of(start, length));
             }
             core.shared.set_granules(core.id, page, granules);
             !ids.is_empty()

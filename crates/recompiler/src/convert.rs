@@ -60,7 +60,7 @@ impl Core {
             dr6: self.dr6,
             dr7: self.dr7,
             msrs: msr::saved().into_iter().filter_map(|msr| Some((msr, self.read_msr(msr)?))).collect(),
-            tsc: self.tsc.now(),
+            tsc: Some(self.tsc.now()),
             fpu,
             apic: lapic.map(|lapic| lapic.save()),
             events: CpuEvents {
@@ -116,7 +116,9 @@ impl Core {
         self.msr = registers;
         self.fpu.0.copy_from_slice(&state.fpu.area[..]);
         self.settle_vector_state();
-        self.tsc.offset = self.tsc.offset.wrapping_add(state.tsc.wrapping_sub(self.tsc.now()));
+        if let Some(tsc) = state.tsc {
+            self.tsc.offset = self.tsc.offset.wrapping_add(tsc.wrapping_sub(self.tsc.now()));
+        }
         self.interrupt_shadow = state.events.interrupt_shadow;
         self.nmi_masked = state.events.nmi_masked;
         self.events = CpuEvents {
@@ -276,10 +278,21 @@ mod tests {
         let mut other = testing::real_mode();
         other.load_state(&saved).expect("a state that was just taken");
         let mut again = other.to_state();
-        assert!(again.tsc.wrapping_sub(saved.tsc) < 100_000_000_000, "the counter goes on");
+        let (then, now) = (saved.tsc.expect("a saved counter"), again.tsc.expect("a saved counter"));
+        assert!(now.wrapping_sub(then) < 100_000_000_000, "the counter goes on");
         again.tsc = saved.tsc;
         assert_eq!(again, saved);
         assert!(other.long_mode() && other.cpl() == 3);
+    }
+
+    #[test]
+    fn a_state_without_a_counter_leaves_it_as_it_runs() {
+        let mut core = testing::core(Bits::B64, 0);
+        let mut state = core.to_state();
+        state.tsc = None;
+        let offset = core.tsc.offset;
+        core.load_state(&state).expect("a state that was just taken");
+        assert_eq!(core.tsc.offset, offset);
     }
 
     #[test]

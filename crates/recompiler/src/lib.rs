@@ -10,8 +10,12 @@ mod hostile;
 pub mod interp;
 pub mod mmu;
 pub mod mode;
+#[cfg(test)]
+mod model;
 pub mod msr;
+pub mod smp;
 pub mod state;
+mod sync;
 #[cfg(test)]
 mod testing;
 pub mod tlb;
@@ -21,4 +25,4 @@ mod vcpu;
 mod vm;
 
 pub use vcpu::RecompilerVcpu;
-pub use vm::{RecompilerVm, Shared};
+pub use vm::RecompilerVm;

@@ -2,9 +2,9 @@
 
 use crate::fault::Fault;
 use crate::mode::{Mode, ModeNumbers, Window};
+use crate::smp::Shared;
 use crate::tlb::{Itlb, Tlb};
 use crate::units::Aside;
-use crate::vm::Shared;
 use hv::{Bus, DescriptorTable, GuestMemory, LocalApic, Segment, SegmentRegister, Tsc};
 use rustc_hash::FxHashSet;
 use std::sync::Arc;
@@ -232,7 +232,7 @@ pub struct Core {
     pub windows: [Window; 6],
     /// Where the instruction being interpreted continues.
     pub next_rip: u64,
-    /// [`crate::vm::QUIET`], or [`crate::vm::WANTED`]: leave translated code at the next poll. Written by other threads
+    /// [`crate::smp::QUIET`], or [`crate::smp::WANTED`]: leave translated code at the next poll. Written by other threads
     /// through [`Shared`].
     pub poll: std::sync::atomic::AtomicU32,
     /// Interrupts are held off until after the next instruction (STI, MOV SS, POP SS).
@@ -416,7 +416,7 @@ impl Core {
     /// Calls a device: outside of guest code, and with the host's own x87 state and MXCSR.
     pub(crate) fn device<T>(&mut self, access: impl FnOnce(&dyn Bus) -> T) -> T {
         let guest = self.units_live.then(Aside::put);
-        let result = self.shared.outside(self.id, || access(&*self.bus));
+        let result = self.outside(|core| access(&*core.bus));
         if let Some(guest) = guest {
             guest.take_back();
         }
@@ -448,7 +448,7 @@ impl Core {
             segments: reset.segments,
             windows: Default::default(),
             next_rip: 0,
-            poll: std::sync::atomic::AtomicU32::new(crate::vm::QUIET),
+            poll: std::sync::atomic::AtomicU32::new(crate::smp::QUIET),
             interrupt_shadow: false,
             stack_shadow: false,
             breakpoints_met: 0,

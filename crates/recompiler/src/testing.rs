@@ -1,7 +1,7 @@
 //! A processor with a little RAM for tests of single instructions.
 
+use crate::smp::Shared;
 use crate::state::{Bits, Core, cr0, cr4, efer, flag};
-use crate::vm::Shared;
 use hv::{GuestMemory, PAGE_SIZE, Region, Segment, Tsc};
 use iced_x86::{Decoder, DecoderOptions};
 use std::sync::Arc;

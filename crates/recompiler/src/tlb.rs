@@ -114,16 +114,15 @@ impl Tlb {
         }
     }
 
-    /// Makes writes to a guest physical page miss from now on, in every view.
-    pub fn protect(&mut self, physical: u64) {
-        let page = physical & !0xFFF;
+    /// Makes writes to the page at a host address miss from now on, in every view.
+    pub fn protect(&mut self, host: u64) {
         for view in 0..VIEWS {
             for word in 0..ENTRIES / 64 {
                 let mut used = self.used[view][word];
                 while used != 0 {
                     let slot = word * 64 + used.trailing_zeros() as usize;
                     let entry = &mut self.entries[view][slot];
-                    if entry.physical == page {
+                    if entry.host == host {
                         entry.write = invalid(slot).write;
                     }
                     used &= used - 1;
@@ -232,7 +231,7 @@ mod tests {
         tlb.flush(true);
         assert!(hit(&tlb, View::Supervisor, 0x1000, 1, true));
         assert!(!hit(&tlb, View::Supervisor, 0x2000, 1, true));
-        tlb.protect(0x9000);
+        tlb.protect(0x5000);
         assert!(!hit(&tlb, View::Supervisor, 0x1000, 1, true));
         assert!(hit(&tlb, View::Supervisor, 0x1000, 1, false));
         tlb.flush(false);

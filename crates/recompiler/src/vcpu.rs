@@ -9,9 +9,9 @@ use crate::blocks::{self, Block, BlockId, Blocks, Found};
 use crate::fault::Fault;
 use crate::interp::{self, Delivered};
 use crate::mode::Mode;
+use crate::smp::{QUIET, Request, WANTED};
 use crate::state::{Core, cr0, flag};
 use crate::translate::Translator;
-use crate::vm::{QUIET, Request, WANTED};
 use hv::{CpuState, Error, Exit, Kick, LocalApic, Pending, Segment, SegmentRegister, Vcpu};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -113,7 +113,10 @@ impl RecompilerVcpu {
             if self.core.lapic.is_none() {
                 return Some(Exit::Halted);
             }
-            shared.mailbox(self.core.id).sleep(&self.core.poll);
+            // An interrupt that could not be acknowledged may be pending again, without another kick.
+            if !self.interruptible() {
+                shared.mailbox(self.core.id).sleep(&self.core.poll);
+            }
         }
     }
 
@@ -168,11 +171,21 @@ impl RecompilerVcpu {
         match request {
             Request::Invalidate { offset, size } => self.invalidate(offset, size),
             Request::Protect { page } => {
-                if let Some(physical) = self.core.memory.address_of(page << 12) {
-                    self.core.tlb.protect(physical);
-                }
+                let host = self.core.memory.base() as u64 + (page << 12);
+                self.core.tlb.protect(host);
             }
+            Request::Everything => self.forget_everything(),
         }
+    }
+
+    /// Drops all blocks and the TLBs.
+    fn forget_everything(&mut self) {
+        self.core.flush_tlb(false);
+        match &mut self.translator {
+            Some(translator) => translator.restart(&mut self.core, &mut self.blocks),
+            None => self.blocks.clear(&self.core),
+        }
+        self.generation += 1;
     }
 
     fn invalidate(&mut self, offset: u64, size: u64) {
@@ -245,8 +258,9 @@ impl RecompilerVcpu {
                 !pending.is_empty()
                     && !self.core.interrupt_shadow
                     && (pending.intersects(Pending::INIT | Pending::SIPI)
-                        || pending.contains(Pending::NMI) && !self.core.nmi_masked
-                        || pending.contains(Pending::INTR) && self.core.rflags & flag::IF != 0)
+                        || !self.core.waiting_for_sipi
+                            && (pending.contains(Pending::NMI) && !self.core.nmi_masked
+                                || pending.contains(Pending::INTR) && self.core.rflags & flag::IF != 0))
             }
             None => false,
         }
@@ -265,6 +279,8 @@ impl RecompilerVcpu {
                 self.generation += 1;
             }
             match self.blocks.find(&mut self.core, mode)? {
+                // What was asked meanwhile may concern this very block.
+                Found::Block(_) if self.core.poll.load(Ordering::Relaxed) == WANTED => return Ok(()),
                 Found::Block(id) => {
                     self.near[slot] = NearEntry { rip: self.core.rip, mode, block: id, generation: self.generation };
                     id

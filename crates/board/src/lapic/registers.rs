@@ -1,4 +1,5 @@
-use super::{ESR_ILLEGAL_REGISTER, LVT_MASKED, Lapic, Lvt, SVR_ENABLE, SVR_SUPPRESS_EOI, Vectors, x2apic_ldr};
+use super::acceptance::Vectors;
+use super::{ESR_ILLEGAL_REGISTER, LVT_MASKED, Lapic, Lvt, SVR_ENABLE, SVR_SUPPRESS_EOI, x2apic_ldr};
 use crate::irqchip::Irqchip;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -80,16 +81,16 @@ impl Lapic {
             index::ID if self.x2apic() => self.id,
             index::ID => self.xapic_id.load(SeqCst) << 24,
             index::VERSION => VERSION,
-            index::TPR => self.tpr.load(SeqCst).into(),
-            index::APR | index::PPR => self.ppr.load(SeqCst).into(),
+            index::TPR => self.acceptance.tpr().into(),
+            index::APR | index::PPR => self.acceptance.ppr().into(),
             index::EOI | index::RRD => 0,
             index::LDR if self.x2apic() => x2apic_ldr(self.id),
             index::LDR => self.ldr.load(SeqCst),
             index::DFR => self.dfr.load(SeqCst),
             index::SVR => self.svr.load(SeqCst),
-            index::ISR..=index::ISR_LAST => word(&self.isr, index::ISR),
-            index::TMR..=index::TMR_LAST => word(&self.tmr, index::TMR),
-            index::IRR..=index::IRR_LAST => word(&self.irr, index::IRR),
+            index::ISR..=index::ISR_LAST => word(&self.acceptance.isr, index::ISR),
+            index::TMR..=index::TMR_LAST => word(&self.acceptance.tmr, index::TMR),
+            index::IRR..=index::IRR_LAST => word(&self.acceptance.irr, index::IRR),
             index::ESR => self.esr.load(SeqCst),
             index::ICR => self.icr.load(SeqCst) as u32,
             index::ICR_HIGH => (self.icr.load(SeqCst) >> 32) as u32,
@@ -130,7 +131,7 @@ impl Lapic {
     }
 
     pub(super) fn set_tpr(&self, value: u8) {
-        if self.tpr.swap(value, SeqCst) != value {
+        if self.acceptance.set_tpr(value) != value {
             self.priority_changed();
         }
     }

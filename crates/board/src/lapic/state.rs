@@ -46,11 +46,13 @@ impl Lapic {
         }
         self.base.store(base, SeqCst);
         self.xapic_id.store(if self.x2apic() { self.id & 0xFF } else { get(index::ID) >> 24 }, SeqCst);
-        self.tpr.store(get(index::TPR) as u8, SeqCst);
+        self.acceptance.set_tpr(get(index::TPR) as u8);
         self.ldr.store(get(index::LDR) & 0xFF00_0000, SeqCst);
         self.dfr.store(get(index::DFR) | 0x0FFF_FFFF, SeqCst);
         self.svr.store(get(index::SVR) & SVR_WRITABLE, SeqCst);
-        for (vectors, first) in [(&self.isr, index::ISR), (&self.tmr, index::TMR), (&self.irr, index::IRR)] {
+        let accepted = &self.acceptance;
+        for (vectors, first) in [(&accepted.isr, index::ISR), (&accepted.tmr, index::TMR), (&accepted.irr, index::IRR)]
+        {
             for (word, register) in vectors.0.iter().zip(first..) {
                 // Vectors below 16 cannot be pending or in service.
                 let legal = if register == first { !0xFFFF } else { !0 };

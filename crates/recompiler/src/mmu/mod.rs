@@ -1,11 +1,12 @@
 //! Guest linear memory: the software TLB's slow path, and accesses for the interpreter. `walk` reads the page tables.
 
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use crate::fault::Fault;
 use crate::state::{Core, cr4, flag};
 use crate::tlb::{View, slot};
-use hv::PageFlags;
 use rustc_hash::FxHashSet;
 
 /// What an access wants of a page.
@@ -68,7 +69,7 @@ values!(u8, u16, u32, u64, u128);
 pub enum Target {
     /// In RAM, within one page: the host address. Writes were checked; call [`Core::stored`] behind the store.
     Ram(*mut u8),
-    /// Not RAM, or across a page: use [`Core::read`] and [`Core::write`] under [`crate::Shared::split_lock`].
+    /// Not RAM, or across a page: use [`Core::read`] and [`Core::write`], or [`Core::pieces`].
     Slow,
 }
 
@@ -172,6 +173,20 @@ impl Core {
         Ok(self.ram(found.physical, true).map_or(Target::Slow, Target::Ram))
     }
 
+    /// The host addresses and lengths of `size` bytes of writable RAM that may cross a page; `None` when some are not.
+    /// Faults as a write would; call [`Core::stored`] for each behind the store.
+    pub(crate) fn pieces(&mut self, linear: u64, size: u64) -> Result<Option<[(*mut u8, usize); 2]>, Fault> {
+        let view = self.view();
+        let first = size.min(4096 - (linear & 0xFFF));
+        let near = self.translate_page(view, linear, Kind::Write)?.physical;
+        let far = match first < size {
+            true => self.translate_page(view, self.wrap_linear(linear.wrapping_add(first)), Kind::Write)?.physical,
+            false => near,
+        };
+        let (near, far) = (self.ram(near, true), self.ram(far, true));
+        Ok(near.zip(far).map(|(near, far)| [(near, first as usize), (far, (size - first) as usize)]))
+    }
+
     /// Reads bytes under an explicit view; at most a page.
     pub fn read_bytes_view(&mut self, view: View, linear: u64, data: &mut [u8]) -> Result<(), Fault> {
         let first = data.len().min(4096 - (linear & 0xFFF) as usize);
@@ -268,17 +283,16 @@ impl Core {
     /// there.
     pub(crate) fn stored(&mut self, host: *mut u8, size: u64) {
         let offset = host as u64 - self.memory.base() as u64;
-        if self.memory.page_flags(offset >> 12).contains(PageFlags::CODE) {
-            let shared = self.shared.clone();
-            shared.code_written_by_vcpu(self.id, offset, size);
-        }
+        let (shared, memory, mut party) = self.smp();
+        shared.stored(&mut party, memory, offset, size);
     }
 
-    /// The host address of RAM whose page holds translated code, when none lies in these bytes themselves.
+    /// The host address of RAM whose page holds translated code, when none lies in these bytes themselves: for a store that
+    /// is done at once.
     pub(crate) fn host_beside_code(&self, physical: u64, size: u64) -> Option<*mut u8> {
         let host = self.ram(physical, true)?;
         let offset = self.memory.offset(physical, size)?;
-        (!self.shared.holds_code(offset, size)).then_some(host)
+        self.shared.may_store_beside(self.id, offset, size).then_some(host)
     }
 
     /// Translates one linear address, filling the TLB where RAM is behind it.
@@ -297,8 +311,9 @@ impl Core {
         if let Some(offset) = self.memory.offset(found.physical & !0xFFF, 4096) {
             if let Some(host) = self.ram(found.physical & !0xFFF, false) {
                 let mut writable = found.writable && self.ram(found.physical & !0xFFF, true).is_some();
-                if writable && !self.shared.page_free_of_code(self.id, &self.memory, offset >> 12) {
-                    writable = false;
+                if writable {
+                    let (shared, memory, mut party) = self.smp();
+                    writable = shared.page_free_of_code(&mut party, memory, offset >> 12);
                 }
                 self.note_large(linear, found.page_size);
                 self.tlb.fill(view, linear, host as u64, found.physical, writable, found.global);

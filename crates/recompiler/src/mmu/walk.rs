@@ -39,17 +39,24 @@ impl Core {
         if self.cr0 & cr0::PG == 0 {
             return Ok(Translation { physical: linear & 0xFFFF_FFFF, writable: true, global: false, page_size: 4096 });
         }
-        let mut walk = Walk { core: self, view, linear, kind, touch, rights: pte::WRITE | pte::USER, nx: false };
-        if self.efer & efer::LMA != 0 {
-            let sign = (linear as i64) >> 47;
-            if sign != 0 && sign != -1 {
-                return Err(Fault::GP0);
+        loop {
+            let rights = pte::WRITE | pte::USER;
+            let mut walk = Walk { core: self, view, linear, kind, touch, rights, nx: false, changed: false };
+            let found = if self.efer & efer::LMA != 0 {
+                let sign = (linear as i64) >> 47;
+                if sign != 0 && sign != -1 {
+                    return Err(Fault::GP0);
+                }
+                walk.long()
+            } else if self.cr4 & cr4::PAE != 0 {
+                walk.pae()
+            } else {
+                walk.legacy()
+            };
+            // Each turn is one in which another processor changed an entry between two instructions of this one.
+            if !walk.changed {
+                return found;
             }
-            walk.long()
-        } else if self.cr4 & cr4::PAE != 0 {
-            walk.pae()
-        } else {
-            walk.legacy()
         }
     }
 }
@@ -65,6 +72,9 @@ struct Walk<'a> {
     rights: u64,
     /// OR of the NX bits seen so far.
     nx: bool,
+    /// An entry was changed since it was read, and so did not get its accessed or dirty bit: walk again. Set anyway, the
+    /// bit would fall into an entry that was cleared, or means something else by now.
+    changed: bool,
 }
 
 impl Walk<'_> {
@@ -119,13 +129,13 @@ impl Walk<'_> {
         Ok(entry)
     }
 
-    fn accessed64(&self, address: u64, bits: u64) {
-        if self.touch {
-            if let Some(entry) = self.entry64(address) {
-                if entry.load(Ordering::Relaxed) & bits != bits {
-                    entry.fetch_or(bits, Ordering::AcqRel);
-                }
-            }
+    /// Sets bits of an entry that was read as `value`.
+    fn accessed64(&mut self, (address, value): (u64, u64), bits: u64) {
+        if self.touch && value & bits != bits {
+            let exchange = |entry: &AtomicU64| {
+                entry.compare_exchange(value, value | bits, Ordering::AcqRel, Ordering::Relaxed).is_err()
+            };
+            self.changed |= self.entry64(address).is_some_and(exchange);
         }
     }
 
@@ -139,10 +149,10 @@ impl Walk<'_> {
                 return Err(self.fault(error::PRESENT | error::RESERVED));
             }
             self.permitted()?;
-            self.accessed64(pml4e_at, pte::ACCESSED);
+            self.accessed64((pml4e_at, pml4e), pte::ACCESSED);
             return self.leaf64(pdpte_at, pdpte, 1 << 30);
         }
-        self.lower_levels(pdpte, &[pml4e_at, pdpte_at])
+        self.lower_levels(pdpte, &[(pml4e_at, pml4e), (pdpte_at, pdpte)])
     }
 
     fn pae(&mut self) -> Result<Translation, Fault> {
@@ -154,7 +164,7 @@ impl Walk<'_> {
     }
 
     /// The page directory and page table of PAE and 4-level paging.
-    fn lower_levels(&mut self, pdpte: u64, above: &[u64]) -> Result<Translation, Fault> {
+    fn lower_levels(&mut self, pdpte: u64, above: &[(u64, u64)]) -> Result<Translation, Fault> {
         let pde_at = (pdpte & PHYSICAL_MASK & !0xFFF) + (self.linear >> 21 & 0x1FF) * 8;
         let pde = self.step64(pde_at, 0)?;
         if pde & pte::LARGE != 0 {
@@ -169,13 +179,13 @@ impl Walk<'_> {
         let pte = self.step64(pte_at, 0)?;
         self.permitted()?;
         above.iter().for_each(|&at| self.accessed64(at, pte::ACCESSED));
-        self.accessed64(pde_at, pte::ACCESSED);
+        self.accessed64((pde_at, pde), pte::ACCESSED);
         self.leaf64(pte_at, pte, 1 << 12)
     }
 
-    fn leaf64(&self, at: u64, entry: u64, page_size: u64) -> Result<Translation, Fault> {
+    fn leaf64(&mut self, at: u64, entry: u64, page_size: u64) -> Result<Translation, Fault> {
         let dirty = if self.kind == Kind::Write { pte::DIRTY } else { 0 };
-        self.accessed64(at, pte::ACCESSED | dirty);
+        self.accessed64((at, entry), pte::ACCESSED | dirty);
         let physical = (entry & PHYSICAL_MASK & !0xFFF & !(page_size - 1)) | self.linear & (page_size - 1);
         Ok(self.translation(physical, entry | dirty, page_size))
     }
@@ -203,23 +213,22 @@ impl Walk<'_> {
         }
         self.rights &= pte;
         self.permitted()?;
-        self.accessed32(pde_at, pte::ACCESSED as u32);
+        self.accessed32((pde_at, pde), pte::ACCESSED);
         self.leaf32(pte_at, pte, pte & 0xFFFF_F000 | self.linear & 0xFFF, 1 << 12)
     }
 
-    fn accessed32(&self, address: u64, bits: u32) {
-        if self.touch {
-            if let Some(entry) = self.entry32(address) {
-                if entry.load(Ordering::Relaxed) & bits != bits {
-                    entry.fetch_or(bits, Ordering::AcqRel);
-                }
-            }
+    fn accessed32(&mut self, (address, value): (u64, u64), bits: u64) {
+        if self.touch && value & bits != bits {
+            let (old, new) = (value as u32, (value | bits) as u32);
+            let exchange =
+                |entry: &AtomicU32| entry.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_err();
+            self.changed |= self.entry32(address).is_some_and(exchange);
         }
     }
 
-    fn leaf32(&self, at: u64, entry: u64, physical: u64, page_size: u64) -> Result<Translation, Fault> {
+    fn leaf32(&mut self, at: u64, entry: u64, physical: u64, page_size: u64) -> Result<Translation, Fault> {
         let dirty = if self.kind == Kind::Write { pte::DIRTY } else { 0 };
-        self.accessed32(at, (pte::ACCESSED | dirty) as u32);
+        self.accessed32((at, entry), pte::ACCESSED | dirty);
         Ok(self.translation(physical, entry | dirty, page_size))
     }
 

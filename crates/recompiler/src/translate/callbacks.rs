@@ -9,9 +9,9 @@ use crate::fault::Fault;
 use crate::interp::{self, Delivered};
 use crate::mmu::Kind;
 use crate::mode::Mode;
+use crate::smp::QUIET;
 use crate::state::{Core, flag};
 use crate::tlb;
-use crate::vm::QUIET;
 use hv::Pending;
 use std::sync::atomic::Ordering;
 

@@ -11,9 +11,9 @@ use crate::blocks::{Block, BlockId, Blocks, Key};
 use crate::fault::Fault;
 use crate::interp::integer::stack;
 use crate::mode::Mode;
+use crate::smp::WANTED;
 use crate::state::{Core, FarJump, Jump, cr4};
 use crate::tlb::VIEWS;
-use crate::vm::WANTED;
 use std::sync::atomic::Ordering;
 
 impl Translator {

@@ -276,7 +276,7 @@ impl Translator {
     }
 
     /// Forgets all code.
-    fn restart(&mut self, core: &mut Core, blocks: &mut Blocks) {
+    pub fn restart(&mut self, core: &mut Core, blocks: &mut Blocks) {
         self.restarts += 1;
         blocks.clear(core);
         self.code.truncate(self.stubs_size);

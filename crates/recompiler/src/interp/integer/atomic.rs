@@ -90,14 +90,32 @@ unsafe fn compare_exchange_16(host: *mut u8, old: u128, new: u128) -> Result<(),
     if found == old { Ok(()) } else { Err(found) }
 }
 
-/// Runs a locked access that the host cannot do in one piece, alone among those of this machine.
-pub(crate) fn under_split_lock<R>(core: &mut Core, access: impl FnOnce(&mut Core) -> R) -> R {
-    let shared = core.shared.clone();
-    // The holder may wait for this vCPU to drop code, so waiting here counts as being outside of guest code.
-    let guard = shared.outside(core.id, || shared.split_lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-    let result = access(core);
-    drop(guard);
-    result
+/// A locked read-modify-write across cache lines: no other vCPU runs meanwhile. On what is no RAM, a read and a write.
+pub(super) fn modify_split<R>(
+    core: &mut Core,
+    linear: u64,
+    size: usize,
+    change: impl Fn(u64) -> (u64, R),
+) -> Result<R, Fault> {
+    let Some(pieces) = core.pieces(linear, size as u64)? else {
+        return operand::modify_slowly(core, linear, size, change);
+    };
+    let (shared, _, mut party) = core.smp();
+    let result = shared.exclusive(&mut party, || {
+        let addresses =
+            || pieces.into_iter().flat_map(|(host, length)| (0..length).map(move |at| host.wrapping_add(at)));
+        let mut bytes = [0; 8];
+        // SAFETY: `pieces` gives writable RAM that stays mapped.
+        bytes.iter_mut().zip(addresses()).for_each(|(byte, at)| *byte = unsafe { at.read_volatile() });
+        let (value, result) = change(u64::from_le_bytes(bytes));
+        // SAFETY: as above.
+        addresses().zip(value.to_le_bytes()).for_each(|(at, byte)| unsafe { at.write_volatile(byte) });
+        result
+    });
+    for (host, length) in pieces.into_iter().filter(|&(_, length)| length != 0) {
+        core.stored(host, length as u64);
+    }
+    Ok(result)
 }
 
 pub(super) fn xchg(core: &mut Core, instruction: &Instruction) -> Executed {
@@ -194,11 +212,12 @@ pub(super) fn cmpxchg16b(core: &mut Core, instruction: &Instruction) -> Executed
             core.stored(host, 16);
             exchanged
         }
-        Target::Slow => under_split_lock(core, |core| {
+        // Being aligned, it is no RAM.
+        Target::Slow => {
             let old = core.read::<u128>(linear)?;
             core.write(linear, if old == expected { new } else { old })?;
-            Ok(if old == expected { Ok(()) } else { Err(old) })
-        })?,
+            if old == expected { Ok(()) } else { Err(old) }
+        }
     };
     if let Err(found) = exchanged {
         core.gpr[0] = found as u64;

@@ -318,12 +318,18 @@ pub(crate) fn modify_linear<R>(
                 }
             }
         }
-        _ if locked => atomic::under_split_lock(core, |core| modify_slowly(core, linear, size, change)),
+        _ if locked => atomic::modify_split(core, linear, size, change),
         _ => modify_slowly(core, linear, size, change),
     }
 }
 
-fn modify_slowly<R>(core: &mut Core, linear: u64, size: usize, change: impl Fn(u64) -> (u64, R)) -> Result<R, Fault> {
+/// [`modify`] in two accesses.
+pub(super) fn modify_slowly<R>(
+    core: &mut Core,
+    linear: u64,
+    size: usize,
+    change: impl Fn(u64) -> (u64, R),
+) -> Result<R, Fault> {
     let (value, result) = change(read_linear(core, linear, size)?);
     write_linear(core, linear, size, value)?;
     Ok(result)
