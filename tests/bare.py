@@ -68,6 +68,7 @@ def real_mode_vm(
     devices: Sequence[wirt.Device] = (),
     *,
     cpus: int = 1,
+    cpu: str = "host",
     reboot: bool = False,
     fw_cfg: Mapping[str, bytes] | None = None,
 ) -> wirt.VM:
@@ -76,7 +77,15 @@ def real_mode_vm(
     A write to port 0xF4 ends it.
     """
     all_devices = ["isa-debug-exit", *devices]
-    vm = wirt.VM(memory="2M", cpus=cpus, accel=accelerator, devices=all_devices, reboot=reboot, fw_cfg=fw_cfg)
+    vm = wirt.VM(
+        memory="2M",
+        cpus=cpus,
+        cpu=cpu,
+        accel=accelerator,
+        devices=all_devices,
+        reboot=reboot,
+        fw_cfg=fw_cfg,
+    )
     vm.memory.write(CODE, assemble(source))
     vm.vcpus[0].set_registers(rip=CODE, cs=REAL_MODE_CODE, rsp=CODE)
     return vm

@@ -144,10 +144,11 @@ class Machine:
     """A machine of `cpus` vCPUs on the accelerator "kvm" or "recompiler", with its interrupt controllers.
 
     created -> running <-> paused -> ended. An ended machine's vCPUs can be looked at until it is closed. All
-    methods raise CoreError for what the state does not allow.
+    methods raise CoreError for what the state does not allow. `cpu` is a processor model: host, x86-64-v2,
+    x86-64-v3 or x86-64-v4; CoreError when this host cannot be one.
     """
 
-    def __init__(self, memory: GuestMemory, cpus: int, accelerator: str) -> None: ...
+    def __init__(self, memory: GuestMemory, cpus: int, accelerator: str, cpu: str = "host") -> None: ...
     @property
     def accelerator(self) -> str: ...
     @property

@@ -54,7 +54,7 @@ fn median(program: [u8; 11]) -> Result<Duration, hv::Error> {
     let memory = Arc::new(GuestMemory::new(&[Region { address: 0, size: 0x1_0000, offset: 0, readonly: false }])?);
     memory.write(CODE, &program)?;
     let bus = Arc::new(Stop::default());
-    let vm = KvmVm::new(memory, bus.clone(), 1)?;
+    let vm = KvmVm::new(memory, bus.clone(), 1, hv::CpuModel::Host)?;
     let mut vcpu = vm.create_vcpu(0, None)?;
     let _ = bus.0.set(vcpu.kicker());
     let mut state = vcpu.state()?;

@@ -2,7 +2,7 @@
 //! from user space, and with each vCPU's own identity. Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E.
 
 use crate::vm::failed;
-use hv::Error;
+use hv::{CpuModel, Error, Features};
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 
@@ -43,8 +43,8 @@ impl Vendor {
     }
 }
 
-/// What every vCPU of a machine has in common.
-pub(crate) fn supported(kvm: &Kvm) -> Result<CpuId, Error> {
+/// What every vCPU of a machine has in common: what `model` shows of what there is.
+pub(crate) fn supported(kvm: &Kvm, model: CpuModel) -> Result<CpuId, Error> {
     let offered = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("read the supported CPUID"))?;
     let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
     let mut entries = offered.as_slice().to_vec();
@@ -55,6 +55,9 @@ pub(crate) fn supported(kvm: &Kvm) -> Result<CpuId, Error> {
     });
     for entry in &mut entries {
         filter(entry, deadline);
+    }
+    if model != CpuModel::Host {
+        limit(&mut entries, model)?;
     }
     let hypervisor = offered.as_slice().iter().find(|entry| entry.function == HYPERVISOR + 1);
     entries.push(leaf(HYPERVISOR, [HYPERVISOR_TIMING, signature(0), signature(4), signature(8)]));
@@ -113,6 +116,42 @@ fn filter(entry: &mut kvm_cpuid_entry2, deadline: bool) {
         (0x8000_000A, _) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0), // SVM's features
         _ => {}
     }
+}
+
+/// Takes away what `model` does not show, and the parts of the XSAVE area that go with it.
+fn limit(entries: &mut Vec<kvm_cpuid_entry2>, model: CpuModel) -> Result<(), Error> {
+    let mut offered = Features::default();
+    for entry in entries.iter() {
+        match (entry.function, entry.index) {
+            (1, _) => offered.leaf1_ecx = entry.ecx,
+            (7, 0) => (offered.leaf7_ebx, offered.leaf7_ecx, offered.leaf7_edx) = (entry.ebx, entry.ecx, entry.edx),
+            (0x8000_0001, _) => (offered.extended_ecx, offered.extended_edx) = (entry.ecx, entry.edx),
+            _ => {}
+        }
+    }
+    let shown = model.limit(offered, "KVM on this processor")?;
+    // x87 and SSE; AVX; the three components of AVX-512. Intel SDM volume 1, section 13.1.
+    let avx = if shown.leaf1_ecx >> 28 & 1 != 0 { 1 << 2 } else { 0 };
+    let avx512 = if shown.leaf7_ebx >> 16 & 1 != 0 { 0b111 << 5 } else { 0 };
+    let components = 3 | avx | avx512;
+    let component_end = |entry: &kvm_cpuid_entry2| match entry.index {
+        2..32 if components >> entry.index & 1 != 0 => entry.ebx + entry.eax,
+        _ => 0,
+    };
+    let area = entries.iter().filter(|entry| entry.function == 0xD).map(component_end).max().unwrap_or(0).max(576);
+    entries.retain(|entry| entry.function != 0xD || entry.index < 2 || components >> entry.index.min(31) & 1 != 0);
+    for entry in entries {
+        match (entry.function, entry.index) {
+            (1, _) => entry.ecx = shown.leaf1_ecx,
+            (7, 0) => (entry.ebx, entry.ecx, entry.edx) = (shown.leaf7_ebx, shown.leaf7_ecx, shown.leaf7_edx),
+            // Instructions alone, all newer than the levels.
+            (7, 1) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+            (0xD, 0) => (entry.eax, entry.ecx, entry.edx) = (components, area, 0),
+            (0x8000_0001, _) => (entry.ecx, entry.edx) = (shown.extended_ecx, shown.extended_edx),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Writes APIC ID and topology into the leaves that carry them.
@@ -220,6 +259,41 @@ mod tests {
         let table = of_vcpu(&intel(), 0, 4, 2_000_000).unwrap();
         assert_eq!(find(&table, 4, 2).eax, 3 << 26 | 0x43);
         assert_eq!(find(&table, 4, 3).eax, 3 << 26 | 3 << 14 | 0x63);
+    }
+
+    #[test]
+    fn a_model_limits_the_features_and_the_xsave_area() {
+        let sub = |function, index, registers| kvm_cpuid_entry2 { index, ..leaf(function, registers) };
+        let all = || {
+            vec![
+                leaf(1, [0, 0, u32::MAX, 0]),
+                sub(7, 0, [1, u32::MAX, u32::MAX, u32::MAX]),
+                sub(7, 1, [u32::MAX; 4]),
+                sub(0xD, 0, [0xE7, 832, 2688, 0]),
+                sub(0xD, 1, [0xF, 0, 0, 0]),
+                sub(0xD, 2, [256, 576, 0, 0]),
+                sub(0xD, 5, [64, 1088, 0, 0]),
+                sub(0xD, 6, [512, 1152, 0, 0]),
+                sub(0xD, 7, [1024, 1664, 0, 0]),
+                leaf(0x8000_0001, [0, 0, u32::MAX, u32::MAX]),
+            ]
+        };
+        for (model, avx, bmi2, avx512, lzcnt, components, size, subleaves) in [
+            (CpuModel::V2, 0, 0, 0, 0, 3, 576, 2),
+            (CpuModel::V3, 1, 1, 0, 1, 7, 832, 3),
+            (CpuModel::V4, 1, 1, 1, 1, 0xE7, 2688, 6),
+        ] {
+            let mut entries = all();
+            limit(&mut entries, model).unwrap();
+            let table = table(&entries).unwrap();
+            assert_eq!(find(&table, 1, 0).ecx >> 28 & 1, avx, "{model:?}");
+            assert_eq!(find(&table, 7, 0).ebx >> 8 & 1, bmi2, "{model:?}");
+            assert_eq!(find(&table, 7, 0).ebx >> 16 & 1, avx512, "{model:?}");
+            assert_eq!(find(&table, 0x8000_0001, 0).ecx >> 5 & 1, lzcnt, "{model:?}");
+            assert_eq!((find(&table, 0xD, 0).eax, find(&table, 0xD, 0).ecx), (components, size), "{model:?}");
+            assert_eq!(entries.iter().filter(|entry| entry.function == 0xD).count(), subleaves, "{model:?}");
+            assert_eq!(find(&table, 7, 1).eax, 0, "{model:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::ioctls::{self, Assign};
 use crate::probe;
 use crate::vcpu::KvmVcpu;
 use crate::watchdog::Watchdog;
-use hv::{Bus, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Vcpu, Vm};
+use hv::{Bus, CpuModel, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Vcpu, Vm};
 use kvm_bindings::{
     CpuId, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
     KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY,
@@ -55,12 +55,13 @@ pub struct KvmVm {
 }
 
 impl KvmVm {
-    /// Makes a virtual machine over `memory` for up to `cpus` processors; accesses outside RAM go to `bus`.
+    /// Makes a virtual machine over `memory` for up to `cpus` processors that show themselves as `model`; accesses
+    /// outside RAM go to `bus`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when KVM cannot be used or cannot have so many processors; [`Error::Memory`] when a
+    /// [`Error::Unavailable`] when KVM cannot be used, or cannot have so many processors or such ones; [`Error::Memory`] when a
     /// region lies at 0xFEFF_C000..0xFF00_0000, which KVM needs; [`Error::Os`] when a call fails.
-    pub fn new(memory: Arc<GuestMemory>, bus: Arc<dyn Bus>, cpus: u32) -> Result<Arc<KvmVm>, Error> {
+    pub fn new(memory: Arc<GuestMemory>, bus: Arc<dyn Bus>, cpus: u32, model: CpuModel) -> Result<Arc<KvmVm>, Error> {
         let kvm = probe::open()?;
         let most = kvm.get_max_vcpus();
         if cpus == 0 || cpus as usize > most {
@@ -81,7 +82,7 @@ impl KvmVm {
             memory,
             bus,
             cpus,
-            cpuid: cpuid::supported(&kvm)?,
+            cpuid: cpuid::supported(&kvm, model)?,
             msr_indices: msr_indices(&kvm)?,
             routes: Mutex::new(routes),
             emulating: emulating(),

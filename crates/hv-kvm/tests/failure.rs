@@ -81,11 +81,11 @@ fn the_watchdog_leaves_a_guest_alone_that_waits_in_a_loop() {
 fn machines_that_kvm_cannot_make_are_refused_by_one_sentence() {
     let Some(Machine { bus, memory, .. }) = machine(1) else { return };
     for cpus in [0, 1 << 20] {
-        let error = KvmVm::new(memory.clone(), bus.clone(), cpus).err().unwrap().to_string();
+        let error = KvmVm::new(memory.clone(), bus.clone(), cpus, hv::CpuModel::Host).err().unwrap().to_string();
         assert!(error.contains("choose 1 to"), "{error}");
     }
     let region = Region { address: 0xFEFF_E000, size: 0x1000, offset: 0, readonly: false };
     let memory = Arc::new(GuestMemory::new(&[region]).unwrap());
-    let error = KvmVm::new(memory, bus, 1).err().unwrap().to_string();
+    let error = KvmVm::new(memory, bus, 1, hv::CpuModel::Host).err().unwrap().to_string();
     assert!(error.contains("KVM's own"), "{error}");
 }

@@ -13,6 +13,7 @@
 //! ```
 
 mod bus;
+mod cpu_model;
 mod error;
 mod interrupts;
 mod memory;
@@ -21,6 +22,7 @@ mod tsc;
 mod vm;
 
 pub use bus::Bus;
+pub use cpu_model::{CpuModel, Features};
 pub use error::Error;
 pub use interrupts::{Interrupts, LocalApic, Msi, Pending};
 pub use memory::{CodeWatcher, GuestMemory, MemoryError, PAGE_SIZE, PageFlags, Region};

@@ -4,11 +4,19 @@ use pyo3::prelude::*;
 use recompiler::RecompilerVm;
 use std::sync::Arc;
 
-/// Makes the VM of the accelerator of this name.
-pub fn create(name: &str, memory: Arc<GuestMemory>, bus: Arc<dyn Bus>, cpus: u32) -> Result<Arc<dyn Vm>, hv::Error> {
+/// Makes the VM of the accelerator of this name, with processors of the model of that name.
+pub fn create(
+    name: &str,
+    memory: Arc<GuestMemory>,
+    bus: Arc<dyn Bus>,
+    cpus: u32,
+    model: &str,
+) -> Result<Arc<dyn Vm>, hv::Error> {
+    let model = hv::CpuModel::from_name(model)
+        .ok_or_else(|| hv::Error::Unavailable(format!("there is no processor model {model}")))?;
     match name {
-        "kvm" => Ok(KvmVm::new(memory, bus, cpus)?),
-        "recompiler" => Ok(RecompilerVm::new(memory, bus, cpus)?),
+        "kvm" => Ok(KvmVm::new(memory, bus, cpus, model)?),
+        "recompiler" => Ok(RecompilerVm::new(memory, bus, cpus, model)?),
         _ => Err(hv::Error::Unavailable(format!("there is no accelerator {name}"))),
     }
 }

@@ -32,11 +32,12 @@ impl Machine {
 #[pymethods]
 impl Machine {
     #[new]
-    fn new(py: Python<'_>, memory: &GuestMemory, cpus: u32, accelerator: &str) -> PyResult<Self> {
+    #[pyo3(signature = (memory, cpus, accelerator, cpu = "host"))]
+    fn new(py: Python<'_>, memory: &GuestMemory, cpus: u32, accelerator: &str, cpu: &str) -> PyResult<Self> {
         let memory = memory.memory.clone();
         py.detach(|| {
             let buses = Arc::new(Buses::new());
-            let vm = accelerator::create(accelerator, memory.clone(), buses.clone(), cpus).map_err(core_error)?;
+            let vm = accelerator::create(accelerator, memory.clone(), buses.clone(), cpus, cpu).map_err(core_error)?;
             let top =
                 memory.regions().iter().filter(|region| !region.readonly).map(|region| region.address + region.size);
             let (below, above): (Vec<u64>, Vec<u64>) = top.partition(|end| *end <= 1 << 32);

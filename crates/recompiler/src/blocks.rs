@@ -1,5 +1,6 @@
 //! Decoded code: blocks of guest instructions, found by where they lie in memory and how they were to be decoded.
 
+use crate::cpuid::CpuModel;
 use crate::fault::Fault;
 use crate::interp::{self, Handler};
 use crate::mode::Mode;
@@ -115,7 +116,7 @@ impl Blocks {
         let room = 4096 - (physical & 0xFFF) as usize;
         let mut bytes = [0; 2 * 4096];
         core.physical_read(physical, &mut bytes[..room]);
-        let mut code = decode(mode, core.rip, &bytes[..room]);
+        let mut code = decode(&core.cpuid, mode, core.rip, &bytes[..room]);
         if code.is_empty() {
             // The first instruction goes on in the next page, and with it the block.
             let Some(second) = second_page(core, mode) else { return single(core, mode) };
@@ -125,7 +126,7 @@ impl Blocks {
             }
             let Some(physical) = core.memory.address_of(second) else { return single(core, mode) };
             core.physical_read(physical, &mut bytes[room..room + 4096]);
-            code = decode(mode, core.rip, &bytes[..room + 4096]);
+            code = decode(&core.cpuid, mode, core.rip, &bytes[..room + 4096]);
             if code.is_empty() {
                 return single(core, mode);
             }
@@ -268,15 +269,17 @@ fn second_page(core: &mut Core, mode: Mode) -> Option<u64> {
 }
 
 /// Decodes instructions from RIP on until one ends the block, or the bytes end or the segment.
-fn decode(mode: Mode, rip: u64, bytes: &[u8]) -> Vec<Decoded> {
+fn decode(model: &CpuModel, mode: Mode, rip: u64, bytes: &[u8]) -> Vec<Decoded> {
     let mut decoder = Decoder::with_ip(mode.bits() as u32, bytes, rip, DecoderOptions::NONE);
     let mut code = Vec::with_capacity(8);
     while code.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
-        let instruction = decoder.decode();
+        let decoded = decoder.decode();
+        let no_more_bytes = decoded.is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
+        let instruction = model.as_shown(decoded);
         let last = instruction.next_ip().wrapping_sub(1);
         // Code that goes on at offset 0 is another block.
         let beyond_limit = !mode.long() && (!mode.reaches(last) || mode.truncate(last) != last);
-        if instruction.is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes || beyond_limit {
+        if no_more_bytes || beyond_limit {
             break;
         }
         let ends = instruction.is_invalid() || ends_block(&instruction, mode);
@@ -335,7 +338,7 @@ fn decode_single(core: &mut Core, mode: Mode) -> Result<Decoded, Fault> {
             Err(fault) if have == 0 => return Err(fault),
             Err(fault) => {
                 let mut decoder = Decoder::with_ip(mode.bits() as u32, &bytes[..have], core.rip, DecoderOptions::NONE);
-                let instruction = decoder.decode();
+                let instruction = core.cpuid.as_shown(decoder.decode());
                 if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
                     return Err(fault);
                 }
@@ -346,7 +349,7 @@ fn decode_single(core: &mut Core, mode: Mode) -> Result<Decoded, Fault> {
         have += length;
     }
     let mut decoder = Decoder::with_ip(mode.bits() as u32, &bytes[..have], core.rip, DecoderOptions::NONE);
-    let instruction = decoder.decode();
+    let instruction = core.cpuid.as_shown(decoder.decode());
     if have < bytes.len() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
         // The segment ends inside the instruction.
         return Err(Fault::GP0);

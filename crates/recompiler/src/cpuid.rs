@@ -7,7 +7,8 @@
 use crate::mmu::PHYSICAL_BITS;
 use crate::state::{Core, cr4};
 use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
-use hv::Error;
+use hv::{Error, Features};
+use iced_x86::{Code, CpuidFeature, Instruction};
 
 /// Frequency of the local APIC's timer in kHz. Guests take it from the crystal of leaf 0x15.
 const APIC_TIMER_KHZ: u64 = 1_000_000;
@@ -100,11 +101,73 @@ pub struct CpuModel {
 }
 
 impl CpuModel {
-    /// The model closest to the host's processor that the recompiler can run.
+    /// What the recompiler can run on the host's processor, limited to `wish`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the host's processor lacks what the recompiler itself needs.
-    pub fn host(cpus: u32) -> Result<Self, Error> {
+    /// [`Error::Unavailable`] when the host's processor lacks what the recompiler itself needs, or what `wish` promises.
+    pub fn new(cpus: u32, wish: hv::CpuModel) -> Result<Self, Error> {
+        let mut model = Self::host(cpus)?;
+        let offered = Features {
+            leaf1_ecx: model.leaf1_ecx,
+            leaf7_ebx: model.leaf7[0],
+            leaf7_ecx: model.leaf7[1],
+            leaf7_edx: model.leaf7[2],
+            extended_ecx: model.extended_ecx,
+            extended_edx: extended::EDX_ALWAYS,
+        };
+        let shown = wish.limit(offered, "the recompiler on this processor")?;
+        model.leaf1_ecx = shown.leaf1_ecx;
+        model.leaf7 = [shown.leaf7_ebx, shown.leaf7_ecx, shown.leaf7_edx];
+        model.extended_ecx = shown.extended_ecx;
+        Ok(model)
+    }
+
+    /// An instruction as a processor with the features shown takes it: without BMI1 and LZCNT, TZCNT and LZCNT are BSF
+    /// and BSR with a prefix that means nothing; the other instructions of features that are not shown do not exist.
+    pub fn as_shown(&self, mut instruction: Instruction) -> Instruction {
+        if !instruction.cpuid_features().iter().all(|&feature| self.shows(feature)) {
+            let older = match instruction.code() {
+                Code::Tzcnt_r16_rm16 => Code::Bsf_r16_rm16,
+                Code::Tzcnt_r32_rm32 => Code::Bsf_r32_rm32,
+                Code::Tzcnt_r64_rm64 => Code::Bsf_r64_rm64,
+                Code::Lzcnt_r16_rm16 => Code::Bsr_r16_rm16,
+                Code::Lzcnt_r32_rm32 => Code::Bsr_r32_rm32,
+                Code::Lzcnt_r64_rm64 => Code::Bsr_r64_rm64,
+                _ => Code::INVALID,
+            };
+            instruction.set_code(older);
+            instruction.set_has_rep_prefix(older != Code::INVALID);
+        }
+        instruction
+    }
+
+    /// Whether CPUID shows a feature, or it is one that needs no showing.
+    fn shows(&self, feature: CpuidFeature) -> bool {
+        use CpuidFeature::*;
+        match feature {
+            PCLMULQDQ => self.leaf1_ecx >> 1 & 1 != 0,
+            FMA => self.leaf1_ecx >> 12 & 1 != 0,
+            MOVBE => self.leaf1_ecx >> 22 & 1 != 0,
+            AES => self.leaf1_ecx >> 25 & 1 != 0,
+            AVX => self.leaf1_ecx >> 28 & 1 != 0,
+            F16C => self.leaf1_ecx >> 29 & 1 != 0,
+            RDRAND => self.leaf1_ecx >> 30 & 1 != 0,
+            BMI1 => self.leaf7[0] >> 3 & 1 != 0,
+            AVX2 => self.leaf7[0] >> 5 & 1 != 0,
+            BMI2 => self.leaf7[0] >> 8 & 1 != 0,
+            RDSEED => self.leaf7[0] >> 18 & 1 != 0,
+            ADX => self.leaf7[0] >> 19 & 1 != 0,
+            CLFLUSHOPT => self.leaf7[0] >> 23 & 1 != 0,
+            CLWB => self.leaf7[0] >> 24 & 1 != 0,
+            SHA => self.leaf7[0] >> 29 & 1 != 0,
+            LZCNT => self.extended_ecx >> 5 & 1 != 0,
+            VAES | VPCLMULQDQ => false,
+            _ => true,
+        }
+    }
+
+    /// The model closest to the host's processor.
+    fn host(cpus: u32) -> Result<Self, Error> {
         let highest = __cpuid(0).eax;
         let leaf1 = __cpuid(1);
         let leaf7 = match highest {
@@ -396,6 +459,44 @@ mod tests {
         assert_eq!(core.query_cpuid(0xA, 0), [0; 4], "no performance counters");
         assert_eq!(core.query_cpuid(0xD, 1), [0; 4], "no XSAVEC, XSAVES");
         assert_eq!(core.query_cpuid(0xB, 1), [2, 4, 2 << 8 | 1, 0]);
+    }
+
+    #[test]
+    fn instructions_that_are_not_shown_are_what_an_older_processor_makes_of_them() {
+        let decode = |bytes: &[u8]| iced_x86::Decoder::new(64, bytes, 0).decode();
+        let all = CpuModel::from_host(1, u32::MAX, [u32::MAX; 2], u32::MAX, true);
+        let none = CpuModel::from_host(1, leaf1_ecx::NEEDED, [0; 2], 0, false);
+        let cases: [(&[u8], Code); 9] = [
+            (&[0xC4, 0xE2, 0x70, 0xF2, 0xC2], Code::INVALID), // andn eax, ecx, edx
+            (&[0xC4, 0xE2, 0x72, 0xF7, 0xC2], Code::INVALID), // sarx eax, edx, ecx
+            (&[0xC5, 0xF8, 0x58, 0xC1], Code::INVALID),       // vaddps xmm0, xmm0, xmm1
+            (&[0x66, 0x0F, 0x38, 0xDC, 0xC1], Code::INVALID), // aesenc xmm0, xmm1
+            (&[0x66, 0x0F, 0x3A, 0x44, 0xC1, 0], Code::INVALID), // pclmulqdq xmm0, xmm1, 0
+            (&[0x0F, 0x38, 0xF0, 0x01], Code::INVALID),       // movbe eax, [rcx]
+            (&[0x0F, 0xC7, 0xF0], Code::INVALID),             // rdrand eax
+            (&[0xF3, 0x48, 0x0F, 0xBC, 0xC1], Code::Bsf_r64_rm64), // tzcnt rax, rcx
+            (&[0xF3, 0x0F, 0xBD, 0xC1], Code::Bsr_r32_rm32),  // lzcnt eax, ecx
+        ];
+        for (bytes, older) in cases {
+            let instruction = decode(bytes);
+            assert_eq!(all.as_shown(instruction).code(), instruction.code());
+            let shown = none.as_shown(instruction);
+            assert_eq!((shown.code(), shown.len()), (older, bytes.len()), "{bytes:x?}");
+        }
+        // Everybody's, and one that is never shown: vaesenc ymm0, ymm0, ymm1.
+        for bytes in [&[0xF3, 0x0F, 0xB8, 0xC1][..], &[0x0F, 0xBC, 0xC1], &[0x0F, 0x58, 0xC1], &[0x0F, 0x05]] {
+            assert_eq!(none.as_shown(decode(bytes)).code(), decode(bytes).code());
+        }
+        assert_eq!(all.as_shown(decode(&[0xC4, 0xE2, 0x7D, 0xDC, 0xC1])).code(), Code::INVALID);
+    }
+
+    #[test]
+    fn a_wish_beyond_the_recompiler_is_refused() {
+        let error = CpuModel::new(1, hv::CpuModel::V4).expect_err("no AVX-512 here").to_string();
+        assert!(error.starts_with("the recompiler on this processor has not all features of x86-64-v4: use x86-64-v"));
+        let model = CpuModel::new(1, hv::CpuModel::V2).expect("what the recompiler needs anyway");
+        assert_eq!(model.leaf1_ecx & (leaf1_ecx::AVX | leaf1_ecx::FMA), 0);
+        assert!(model.xcr0_allowed(3) && !model.xcr0_allowed(7));
     }
 
     #[test]

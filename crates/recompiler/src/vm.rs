@@ -103,12 +103,18 @@ pub struct RecompilerVm {
 }
 
 impl RecompilerVm {
-    /// Makes a VM of at most `cpus` vCPUs.
+    /// Makes a VM of at most `cpus` vCPUs, which show themselves as `model`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the host lacks something (SSE4.2, XSAVE) or the memory already belongs to a VM.
-    pub fn new(memory: Arc<GuestMemory>, bus: Arc<dyn Bus>, cpus: u32) -> Result<Arc<Self>, Error> {
-        let model = crate::cpuid::CpuModel::host(cpus)?;
+    /// [`Error::Unavailable`] when the host lacks something (SSE4.2, XSAVE, what the model promises) or the memory
+    /// already belongs to a VM.
+    pub fn new(
+        memory: Arc<GuestMemory>,
+        bus: Arc<dyn Bus>,
+        cpus: u32,
+        model: hv::CpuModel,
+    ) -> Result<Arc<Self>, Error> {
+        let model = crate::cpuid::CpuModel::new(cpus, model)?;
         let pages = (memory.size() >> 12) as usize;
         let shared = Arc::new(Shared::new(cpus, pages));
         if !memory.set_code_watcher(Box::new(Watcher(shared.clone()))) {

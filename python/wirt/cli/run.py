@@ -19,6 +19,7 @@ from wirt.cli.session import Session
 from wirt.errors import Error, NotFoundError, UsageError
 from wirt.vm import VM, Disk, run
 from wirt.vm.accelerator import ACCELERATORS
+from wirt.vm.spec import CPU_MODELS
 
 USAGE: Final = """\
 wirt run [tiny] [OPTION]...
@@ -74,6 +75,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("the machine")
     machine.add_argument(
         "-c", "--cpus", type=_cpus, default=1, metavar="N", help="virtual CPUs, 1 to 255 (default: 1)"
+    )
+    machine.add_argument(
+        "--cpu",
+        default="host",
+        choices=CPU_MODELS,
+        help="the processor a guest is shown: host (default) is all that there is",
     )
     machine.add_argument(
         "-m", "--memory", default="512M", metavar="SIZE", help="memory, for instance 2G (default: 512M)"
@@ -139,6 +146,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
             append=arguments.append,
             memory=arguments.memory,
             cpus=arguments.cpus,
+            cpu=arguments.cpu,
             disks=arguments.disk,
             accel=arguments.accel,
             serial=fd,
@@ -176,6 +184,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         append=arguments.append,
         memory=arguments.memory,
         cpus=arguments.cpus,
+        cpu=arguments.cpu,
         disks=arguments.disk,
         accel=arguments.accel,
         devices=arguments.device,

@@ -47,6 +47,7 @@ class PcConfig(NamedTuple):
     kernel: Path | bytes | None = None
     initrd: Path | bytes | None = None
     cmdline: str = ""
+    cpu: str = "host"
     disks: Sequence[Disk] = ()
     devices: Sequence[Device] = ()
     debug_exit: bool = False
@@ -76,7 +77,7 @@ def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Termi
     """
     layout = memory_map(config.memory_size)
     memory = _core.GuestMemory([(region.address, region.size, region.offset, False) for region in layout.ram])
-    machine = _core.Machine(memory, config.cpus, config.accelerator)
+    machine = _core.Machine(memory, config.cpus, config.accelerator, config.cpu)
     try:
         machine.add_uart("COM1", COM1_PORT, COM1_IRQ, com1)
         machine.add_rng(RNG_SLOT, "rng0")

@@ -18,6 +18,7 @@ from wirt.machine.pc import MAX_DISKS, Disk
 from wirt.vm.sizes import format_size, parse_size
 
 MAX_CPUS: Final = 255
+CPU_MODELS: Final = ("host", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 DEBUG_EXIT: Final = "isa-debug-exit"
 PC_TESTDEV: Final = "pc-testdev"
 NAMED_DEVICES: Final = (DEBUG_EXIT, PC_TESTDEV)
@@ -36,6 +37,7 @@ class Spec(NamedTuple):
     append: str | None
     memory: int
     cpus: int
+    cpu: str
     disks: tuple[Disk, ...]
     devices: tuple[Device, ...]
     debug_exit: bool
@@ -53,6 +55,7 @@ def make_spec(
     append: str | None,
     memory: str | int,
     cpus: int,
+    cpu: str,
     disks: Sequence[str | os.PathLike[str] | Disk],
     devices: Sequence[Device | str],
     fw_cfg: Mapping[str, bytes] | None = None,
@@ -83,6 +86,7 @@ def make_spec(
         append=append,
         memory=_memory(memory),
         cpus=_cpus(cpus),
+        cpu=_cpu(cpu),
         disks=_disks(disks),
         devices=tuple(models),
         debug_exit=DEBUG_EXIT in devices,
@@ -126,6 +130,12 @@ def _memory(wish: str | int) -> int:
 def _cpus(wish: int) -> int:
     if isinstance(wish, bool) or not isinstance(wish, int) or not 1 <= wish <= MAX_CPUS:
         raise UsageError(f"A machine has 1 to {MAX_CPUS} vCPUs, not {wish!r}.")
+    return wish
+
+
+def _cpu(wish: str) -> str:
+    if wish not in CPU_MODELS:
+        raise UsageError(f"There is no processor model {wish!r}: use {', '.join(CPU_MODELS)}.")
     return wish
 
 

@@ -42,7 +42,8 @@ class VM:
     console=ttyS0; the built-in guest has its own, to which `append` is added). With neither, the machine
     stands at the processor's reset state until registers and memory are set.
 
-    `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `disks` are raw images, as paths or `Disk`;
+    `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as: host,
+    x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`;
     `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides `console`:
     nowhere, or to a file descriptor. `devices` are attached in order; the names isa-debug-exit and pc-testdev
     stand for QEMU's devices. `debug_port` is a file descriptor for what firmware prints to port 0x402;
@@ -62,6 +63,7 @@ class VM:
         append: str | None = None,
         memory: str | int = "512M",
         cpus: int = 1,
+        cpu: str = "host",
         disks: Sequence[str | os.PathLike[str] | Disk] = (),
         accel: str = "auto",
         serial: int | None = None,
@@ -77,6 +79,7 @@ class VM:
             append=append,
             memory=memory,
             cpus=cpus,
+            cpu=cpu,
             disks=disks,
             devices=devices,
             fw_cfg=fw_cfg,
@@ -231,6 +234,7 @@ class VM:
             accelerator=self.accelerator,
             memory_size=spec.memory,
             cpus=spec.cpus,
+            cpu=spec.cpu,
             uuid=spec.uuid,
             kernel=kernel,
             initrd=initrd,

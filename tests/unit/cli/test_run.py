@@ -42,6 +42,7 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
         "append": None,
         "memory": "512M",
         "cpus": 1,
+        "cpu": "host",
         "disks": [],
         "accel": "auto",
         "serial": None,
@@ -52,8 +53,9 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
 
 def test_options_reach_the_machine(made: list[FakeVM]) -> None:
     words = "--kernel k --initrd i --append a -c 2 -m 2G -d x --disk y,ro --accel kvm --no-reboot"
-    given = asked(made, *words.split(), "--device", "isa-debug-exit")
+    given = asked(made, *words.split(), "--device", "isa-debug-exit", "--cpu", "x86-64-v2")
     assert (given["guest"], given["kernel"], given["initrd"], given["append"]) == (None, "k", "i", "a")
+    assert given["cpu"] == "x86-64-v2"
     assert (given["cpus"], given["memory"], given["accel"], given["reboot"]) == (2, "2G", "kvm", False)
     assert given["disks"] == [Disk(Path("x")), Disk(Path("y"), readonly=True)]
     assert given["devices"] == ["isa-debug-exit"]

@@ -22,6 +22,7 @@ def spec(**wishes: Any) -> Any:
         "append": None,
         "memory": "64M",
         "cpus": 1,
+        "cpu": "host",
         "disks": (),
         "devices": (),
     }
@@ -35,6 +36,7 @@ def spec(**wishes: Any) -> Any:
         ({"memory": "4K"}, 2, "at least 1 MiB"),
         ({"memory": (2 << 20) + 1}, 2, "no multiple of 4 KiB"),
         ({"memory": "900T"}, 4, "more than this host has"),
+        ({"cpu": "x86-64-v1"}, 2, "no processor model 'x86-64-v1': use host, x86-64-v2"),
         ({"cpus": 0}, 2, "1 to 255 vCPUs"),
         ({"cpus": 256}, 2, "1 to 255 vCPUs"),
         ({"cpus": 1.5}, 2, "1 to 255 vCPUs"),

@@ -90,7 +90,7 @@ pub fn machine(cpus: u32) -> Option<Machine> {
     let rom = Region { address: ROM, size: 0x1000, offset: ROM, readonly: true };
     let memory = Arc::new(GuestMemory::new(&[ram, rom]).unwrap());
     let bus = Arc::new(TestBus::default());
-    match KvmVm::new(memory.clone(), bus.clone(), cpus) {
+    match KvmVm::new(memory.clone(), bus.clone(), cpus, hv::CpuModel::Host) {
         Ok(vm) => Some(Machine { vm, bus, memory }),
         Err(hv::Error::Unavailable(why)) => {
             eprintln!("skipped: {why}");

@@ -256,6 +256,10 @@ fn class(instruction: &Instruction, mode: Mode) -> Class {
     if instruction.is_string_instruction() {
         return string(instruction, mode);
     }
+    // The host would take the prefix for TZCNT and LZCNT, which the guest's processor has not.
+    if matches!(instruction.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr) && instruction.has_rep_prefix() {
+        return Class::Interpret;
+    }
     match instruction.mnemonic() {
         Adc | Add | And | Cmp | Or | Sbb | Sub | Test | Xor | Inc | Dec | Neg | Not | Mov | Movzx | Movsx | Movsxd
         | Bswap | Movbe | Xadd | Xchg | Imul | Rcl | Rcr | Rol | Ror | Sal | Shl | Shr | Sar | Bsf | Bsr | Tzcnt
