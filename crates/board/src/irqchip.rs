@@ -1,5 +1,6 @@
 //! The interrupt controllers of the PC in user space: PIC, I/O APIC and local APICs, wired together.
 
+use crate::coprocessor_error::{COPROCESSOR_ERROR_PORT, CoprocessorError, CoprocessorErrorPort};
 use crate::device::{AccessSizes, Action, Device};
 use crate::ioapic::{IOAPIC_ADDRESS, Ioapic};
 use crate::lapic::{Lapic, LapicHandle};
@@ -73,6 +74,7 @@ pub struct Irqchip {
     /// Where the search among equals begins in lowest-priority delivery.
     turn: AtomicUsize,
     pit: Arc<Pit>,
+    coprocessor_error: CoprocessorError,
 }
 
 impl Irqchip {
@@ -100,6 +102,7 @@ impl Irqchip {
                 ioapic: Mutex::new(Ioapic::default()),
                 turn: AtomicUsize::new(0),
                 pit: Pit::new(timers, irq0),
+                coprocessor_error: CoprocessorError::default(),
             }
         }))
     }
@@ -122,6 +125,7 @@ impl Irqchip {
             ports(0x4D0, 2, Arc::new(ElcrPorts { irqchip: self.clone() })),
             ports(0x40, 4, self.pit.clone()),
             ports(0x61, 1, self.pit.port_b()),
+            ports(COPROCESSOR_ERROR_PORT, 1, Arc::new(CoprocessorErrorPort(self.clone()))),
             Placed {
                 address: IoAddress::Mmio(IOAPIC_ADDRESS),
                 size: 0x1000,
@@ -138,6 +142,11 @@ impl Irqchip {
             lapic.power_on();
             lapic.set_lint0(intr);
         }
+    }
+
+    /// The logic behind the processor's pins FERR# and IGNNE#.
+    pub(crate) fn coprocessor_error(&self) -> &CoprocessorError {
+        &self.coprocessor_error
     }
 
     /// Pulses the NMI pin (LINT1) of every processor, as a server's NMI button does.

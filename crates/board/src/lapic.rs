@@ -441,6 +441,10 @@ impl LocalApic for LapicHandle {
         taken
     }
 
+    fn drive_ferr(&self, asserted: bool) -> bool {
+        self.irqchip.coprocessor_error().drive_ferr(&self.irqchip, asserted)
+    }
+
     fn unmask_nmi(&self) {
         self.lapic.nmi_masked.store(false, SeqCst);
     }

@@ -3,6 +3,7 @@
 mod buses;
 mod chipset;
 mod cmos;
+mod coprocessor_error;
 mod debug_exit;
 mod debug_port;
 mod device;

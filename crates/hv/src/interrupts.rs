@@ -57,6 +57,10 @@ pub trait LocalApic: Send + Sync {
     /// The processor executed IRET after an NMI: it takes NMIs again.
     fn unmask_nmi(&self);
 
+    /// The processor drives its pin FERR#: an x87 exception waits that CR0.NE leaves to the board. Returns whether the
+    /// board asserts IGNNE#, so that the processor goes on in spite of it.
+    fn drive_ferr(&self, asserted: bool) -> bool;
+
     /// Takes a pending INIT: true when there was one. The caller resets the processor and calls [`Self::reset`].
     fn take_init(&self) -> bool;
 

@@ -241,6 +241,8 @@ pub struct Core {
     pub stack_shadow: bool,
     /// Data and I/O breakpoints that the instruction under execution met, a bit each as in DR6.
     pub breakpoints_met: u8,
+    /// The pin FERR#: an x87 exception waits that CR0.NE leaves to the board.
+    pub ferr: bool,
     /// In HLT, waiting for an interrupt.
     pub halted: bool,
     /// NMIs are blocked until IRET.
@@ -452,6 +454,7 @@ impl Core {
             interrupt_shadow: false,
             stack_shadow: false,
             breakpoints_met: 0,
+            ferr: false,
             halted: false,
             nmi_masked: false,
             waiting_for_sipi: id != 0,

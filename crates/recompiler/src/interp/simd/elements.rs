@@ -1,7 +1,7 @@
 //! Masked moves and gathers: only the elements that the mask selects touch memory.
 
 use super::area::{self, set_ymm, ymm};
-use super::{Unit, check_pending, check_unit};
+use super::{Unit, check_unit, held_by_exception};
 use crate::fault::Fault;
 use crate::interp::integer::flags::mask;
 use crate::interp::integer::operand::{
@@ -71,8 +71,8 @@ pub(super) fn maskmov(core: &mut Core, instruction: &Instruction) -> Executed {
         _ => (Unit::Avx, 16),
     };
     check_unit(core, unit)?;
-    if unit == Unit::Mmx {
-        check_pending(core)?;
+    if unit == Unit::Mmx && held_by_exception(core)? {
+        return Ok(());
     }
     let register = |core: &Core, operand: u32| {
         let register = instruction.op_register(operand);

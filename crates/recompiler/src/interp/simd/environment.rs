@@ -1,7 +1,7 @@
 //! FNSTENV, FLDENV, FNSAVE, FRSTOR: the x87 environment in its four memory formats. Intel SDM volume 1, section 8.1.10.
 
 use super::area::{self, EXCEPTIONS};
-use super::{Unit, check_pending, check_unit};
+use super::{Unit, check_unit, ferr_follows, held_by_exception};
 use crate::interp::integer::operand::memory;
 use crate::state::{Core, Executed};
 use iced_x86::{Instruction, MemorySize};
@@ -106,6 +106,7 @@ fn decode(core: &mut Core, format: Format, bytes: &[u8]) {
     core.set_area64(area::FIP, fip);
     core.set_area64(area::FDP, fdp);
     core.touch_components(area::X87);
+    ferr_follows(core);
 }
 
 /// Stores the environment and masks all exceptions.
@@ -119,12 +120,15 @@ pub(super) fn fnstenv(core: &mut Core, instruction: &Instruction) -> Executed {
     core.set_area16(area::FCW, fcw);
     core.set_area16(area::FSW, area::summarised(core.area16(area::FSW), fcw));
     core.touch_components(area::X87);
+    ferr_follows(core);
     Ok(())
 }
 
 pub(super) fn fldenv(core: &mut Core, instruction: &Instruction) -> Executed {
     check_unit(core, Unit::X87)?;
-    check_pending(core)?;
+    if held_by_exception(core)? {
+        return Ok(());
+    }
     let format = Format::of(core, instruction);
     let linear = memory(core, instruction, format.size(), false)?;
     let mut bytes = [0; 28];
@@ -147,12 +151,15 @@ pub(super) fn fnsave(core: &mut Core, instruction: &Instruction) -> Executed {
     core.write_bytes(linear, &bytes[..size + 80])?;
     area::initialise_x87(core);
     core.touch_components(area::X87);
+    ferr_follows(core);
     Ok(())
 }
 
 pub(super) fn frstor(core: &mut Core, instruction: &Instruction) -> Executed {
     check_unit(core, Unit::X87)?;
-    check_pending(core)?;
+    if held_by_exception(core)? {
+        return Ok(());
+    }
     let format = Format::of(core, instruction);
     let size = format.size();
     let linear = memory(core, instruction, size + 80, false)?;

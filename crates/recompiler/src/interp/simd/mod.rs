@@ -113,10 +113,36 @@ fn waits(instruction: &Instruction) -> bool {
     )
 }
 
-/// #MF when an unmasked x87 exception is pending. With CR0.NE clear the exception would leave the processor on a pin that
-/// this machine does not connect, and execution goes on.
-fn check_pending(core: &Core) -> Executed {
-    if area::x87_pending(core) && core.cr0 & cr0::NE != 0 { Err(Fault::plain(vector::MF)) } else { Ok(()) }
+/// Whether an instruction has to wait for the board to do something about a pending unmasked x87 exception: it is then
+/// executed again, between two looks for interrupts. Intel SDM volume 1, section 8.7.
+///
+/// # Errors
+/// #MF when one is pending and CR0.NE is set.
+fn held_by_exception(core: &mut Core) -> Result<bool, Fault> {
+    ferr_follows(core);
+    if !area::x87_pending(core) {
+        return Ok(false);
+    }
+    if core.cr0 & cr0::NE != 0 {
+        return Err(Fault::plain(vector::MF));
+    }
+    let Some(lapic) = &core.lapic else { return Ok(false) };
+    core.ferr = true;
+    let held = !lapic.drive_ferr(true);
+    if held {
+        core.next_rip = core.rip;
+    }
+    Ok(held)
+}
+
+/// Takes FERR# back once no exception is pending: called behind whatever may have cleared it.
+fn ferr_follows(core: &mut Core) {
+    if core.ferr && !area::x87_pending(core) {
+        core.ferr = false;
+        if let Some(lapic) = &core.lapic {
+            lapic.drive_ferr(false);
+        }
+    }
 }
 
 /// Instructions whose 16-byte (VEX: also 32-byte) memory operand must be aligned.
@@ -154,7 +180,9 @@ fn native(core: &mut Core, instruction: &Instruction) -> Executed {
     let unit = unit(instruction);
     check_unit(core, unit)?;
     if unit == Unit::X87 && waits(instruction) || unit == Unit::Mmx || has_mmx_operand(instruction) {
-        check_pending(core)?;
+        if held_by_exception(core)? {
+            return Ok(());
+        }
     }
     let prepared = core.stubs.prepare(instruction).ok_or(Fault::UD)?;
     let mut buffer = stub::Buffer::default();
@@ -180,6 +208,7 @@ fn native(core: &mut Core, instruction: &Instruction) -> Executed {
     if unit == Unit::X87 {
         let data = if size != 0 { operand::effective_offset(core, instruction) } else { 0 };
         area::note_instruction(core, instruction, data);
+        ferr_follows(core);
     }
     Ok(())
 }
@@ -209,7 +238,7 @@ fn wait(core: &mut Core, _: &Instruction) -> Executed {
     if core.cr0 & cr0::MP != 0 && core.cr0 & cr0::TS != 0 {
         return Err(Fault::NM);
     }
-    check_pending(core)
+    held_by_exception(core).map(|_| ())
 }
 
 /// Whether an instruction works on vector or x87 registers and so may run on the host.

@@ -171,3 +171,28 @@ fn bound_traps_outside_of_its_limits() {
         assert_eq!(run(&mut core, &[0x62, 0x03]), expected, "{index}");
     }
 }
+
+#[test]
+fn arpl_writes_only_what_it_changes() {
+    let mut core = machine(Bits::B32, 0);
+    core.gpr[3] = 2;
+    put(&core, 0x5_0000, [0xF2, 0xFF, 0xF0, 0xFF]);
+    core.segments[SegmentRegister::Ds as usize].access &= !2;
+    let arpl = |offset: u32| [&[0x63, 0x1D][..], &(0x5_0000 + offset).to_le_bytes()].concat();
+    assert_eq!(run(&mut core, &arpl(0)), Ok(()), "read-only, and right already");
+    assert_eq!(core.rflags & flag::ZF, 0);
+    assert_eq!(run(&mut core, &arpl(2)), Err(Fault::GP0));
+}
+
+#[test]
+fn system_segments_need_canonical_bases() {
+    for (kind, load) in [(9, [0x0F, 0x00, 0xD8]), (2, [0x0F, 0x00, 0xD0])] {
+        let mut core = machine(Bits::B64, 0);
+        put_descriptor(&core, SPARE, system(0x1000, 0xFF, kind, 0));
+        core.gpr[0] = u64::from(SPARE);
+        put_descriptor(&core, SPARE + 8, 0x8000);
+        assert_eq!(run(&mut core, &load), Err(Fault::with_error(vector::GP, SPARE.into())));
+        put_descriptor(&core, SPARE + 8, 0x7FFF);
+        assert_eq!(run(&mut core, &load), Ok(()));
+    }
+}

@@ -259,3 +259,17 @@ fn a_far_return_to_an_outer_level_drops_inner_segments() {
     assert_eq!((core.rip, rsp(&core), core.cpl()), (0x5000, 0x7000, 3));
     assert_eq!((selector(&core, Ds), selector(&core, Es)), (0, 0));
 }
+
+#[test]
+fn a_return_to_user_code_takes_inner_segments_but_leaves_their_bases() {
+    let mut core = machine(Bits::B64, 0);
+    core.segments[SegmentRegister::Gs as usize].base = 0xFFFF_8000_0000_1000;
+    let frame = [0x5000, u64::from(CODE3_64), 2, STACK3, u64::from(DATA3)];
+    core.gpr[4] = STACK0 - 40;
+    for (index, value) in frame.into_iter().enumerate() {
+        put64(&core, STACK0 - 40 + index as u64 * 8, value);
+    }
+    assert_eq!(run(&mut core, &IRETQ), Ok(()));
+    let gs = core.segments[SegmentRegister::Gs as usize];
+    assert_eq!((gs.selector, gs.access & Segment::P, gs.base), (0, 0, 0xFFFF_8000_0000_1000));
+}
