@@ -179,10 +179,9 @@ fn needs_alignment(instruction: &Instruction, unit: Unit) -> bool {
 fn native(core: &mut Core, instruction: &Instruction) -> Executed {
     let unit = unit(instruction);
     check_unit(core, unit)?;
-    if unit == Unit::X87 && waits(instruction) || unit == Unit::Mmx || has_mmx_operand(instruction) {
-        if held_by_exception(core)? {
-            return Ok(());
-        }
+    let waits = unit == Unit::X87 && waits(instruction) || unit == Unit::Mmx || has_mmx_operand(instruction);
+    if waits && held_by_exception(core)? {
+        return Ok(());
     }
     let prepared = core.stubs.prepare(instruction).ok_or(Fault::UD)?;
     let mut buffer = stub::Buffer::default();
