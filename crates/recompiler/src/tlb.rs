@@ -34,9 +34,12 @@ pub struct Entry {
     pub write: u64,
     /// Host address of the page's first byte.
     pub host: u64,
-    /// Guest physical address of the page.
-    pub physical: u64,
+    /// Guest physical address of the page, with [`BESIDE_CODE`] in bit 0.
+    physical: u64,
 }
+
+/// Writes are allowed, and miss only because the page holds translated code.
+const BESIDE_CODE: u64 = 1;
 
 /// The data TLB of one vCPU.
 #[repr(C, align(64))]
@@ -86,6 +89,18 @@ impl Tlb {
         }
     }
 
+    /// Notes of a page that was just put in without writes that they are allowed but for code in it.
+    pub fn note_code(&mut self, view: View, linear: u64) {
+        self.entries[view as usize][slot(linear)].physical |= BESIDE_CODE;
+    }
+
+    /// The host address of `size` bytes that may be written, when only code in their page is in the way.
+    pub fn beside_code(&self, view: View, linear: u64, size: u64) -> Option<u64> {
+        let entry = &self.entries[view as usize][slot(linear)];
+        let offset = linear.wrapping_sub(entry.read);
+        (entry.physical & BESIDE_CODE != 0 && offset <= 4096 - size).then(|| entry.host + offset)
+    }
+
     /// Drops everything, or everything but global pages.
     pub fn flush(&mut self, keep_global: bool) {
         for view in 0..VIEWS {
@@ -123,6 +138,9 @@ impl Tlb {
                     let slot = word * 64 + used.trailing_zeros() as usize;
                     let entry = &mut self.entries[view][slot];
                     if entry.host == host {
+                        if entry.write == entry.read {
+                            entry.physical |= BESIDE_CODE;
+                        }
                         entry.write = invalid(slot).write;
                     }
                     used &= used - 1;
@@ -231,9 +249,12 @@ mod tests {
         tlb.flush(true);
         assert!(hit(&tlb, View::Supervisor, 0x1000, 1, true));
         assert!(!hit(&tlb, View::Supervisor, 0x2000, 1, true));
+        assert_eq!(tlb.beside_code(View::Supervisor, 0x1008, 8), None);
         tlb.protect(0x5000);
         assert!(!hit(&tlb, View::Supervisor, 0x1000, 1, true));
         assert!(hit(&tlb, View::Supervisor, 0x1000, 1, false));
+        assert_eq!(tlb.beside_code(View::Supervisor, 0x1008, 8), Some(0x5008));
+        assert_eq!(tlb.beside_code(View::Supervisor, 0x1FF9, 8), None);
         tlb.flush(false);
         assert!(!hit(&tlb, View::Supervisor, 0x1000, 1, false));
     }

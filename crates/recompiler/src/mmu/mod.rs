@@ -287,6 +287,15 @@ impl Core {
         shared.stored(&mut party, memory, offset, size);
     }
 
+    /// The same as [`Self::host_beside_code`] for a page that the TLB knows; `None` also where no code is left in the page,
+    /// which then may be written without asking.
+    pub(crate) fn known_beside_code(&self, view: View, linear: u64, size: u64) -> Option<u64> {
+        let host = self.tlb.beside_code(view, linear, size)?;
+        let offset = host - self.memory.base() as u64;
+        let beside = self.shared.hit(offset & !0xFFF, 4096) && self.shared.may_store_beside(self.id, offset, size);
+        beside.then_some(host)
+    }
+
     /// The host address of RAM whose page holds translated code, when none lies in these bytes themselves: for a store that
     /// is done at once.
     pub(crate) fn host_beside_code(&self, physical: u64, size: u64) -> Option<*mut u8> {
@@ -311,12 +320,17 @@ impl Core {
         if let Some(offset) = self.memory.offset(found.physical & !0xFFF, 4096) {
             if let Some(host) = self.ram(found.physical & !0xFFF, false) {
                 let mut writable = found.writable && self.ram(found.physical & !0xFFF, true).is_some();
+                let mut code = false;
                 if writable {
                     let (shared, memory, mut party) = self.smp();
                     writable = shared.page_free_of_code(&mut party, memory, offset >> 12);
+                    code = !writable;
                 }
                 self.note_large(linear, found.page_size);
                 self.tlb.fill(view, linear, host as u64, found.physical, writable, found.global);
+                if code {
+                    self.tlb.note_code(view, linear);
+                }
             }
         }
         Ok(found)

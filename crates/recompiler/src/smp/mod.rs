@@ -111,7 +111,7 @@ impl Shared {
     }
 
     /// Whether any vCPU has translated code from `offset..offset + size` of the RAM file, within one page.
-    fn hit(&self, offset: u64, size: u64) -> bool {
+    pub(crate) fn hit(&self, offset: u64, size: u64) -> bool {
         let (page, mask) = ((offset >> 12) as usize, granules_of(offset, size));
         self.mailboxes.iter().any(|mailbox| mailbox.granules[page].load(Ordering::SeqCst) & mask != 0)
     }

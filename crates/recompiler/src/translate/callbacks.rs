@@ -58,6 +58,14 @@ fn resolve(core: &mut Core, linear: u64, site: u32) -> Resolved {
         SiteKind::Read => (Kind::Read, false),
         _ => (Kind::Write, true),
     };
+    let resume = core.code_base + u64::from(site.join);
+    // Data beside code: no translation is touched.
+    if site.kind == SiteKind::Write {
+        if let Some(host) = core.known_beside_code(view, linear, size) {
+            core.counters.stores_beside_code += 1;
+            return Resolved { resume, host };
+        }
+    }
     let found = match core.translate_page(view, linear, kind) {
         Ok(found) => found,
         // Nothing of the instruction is done before its last access is looked up.
@@ -71,11 +79,9 @@ fn resolve(core: &mut Core, linear: u64, site: u32) -> Resolved {
     };
     let entry = &core.tlb.entries[view as usize][tlb::slot(linear)];
     let offset = linear.wrapping_sub(if write { entry.write } else { entry.read });
-    let resume = core.code_base + u64::from(site.join);
     if offset < 4096 {
         return Resolved { resume, host: entry.host + offset };
     }
-    // Data beside code: no translation is touched.
     if site.kind == SiteKind::Write {
         if let Some(host) = core.host_beside_code(found.physical, size) {
             core.counters.stores_beside_code += 1;
