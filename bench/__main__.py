@@ -20,6 +20,7 @@ BENCHMARKS: Final = {
     "start": "`wirt run` to the first guest instruction",
     "memory": "memory of the process beyond guest RAM",
     "port": "what a port write costs",
+    "smp": "two vCPUs with a load each, against one",
     "workloads": "programs in a Linux guest, under Wirt and TCG, and natively",
 }
 _RESULTS: Final = Path(__file__).parent / "RESULTS.md"

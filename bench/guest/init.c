@@ -1,6 +1,7 @@
 /* PID 1 of the benchmark guest. Reads the kernel command line:
  *   bench=a,b,c   workloads in order ("x.v3" = the -march=x86-64-v3 build); bench=none
  *                 "x:P" = P per cent of the default work for this one
+ *                 "x*N" = N copies at once, each on a processor of its own
  *   bench_scale=P per cent of the default work      bench_reps=N   repeat the list
  *   bench_mods=a,b insmod /lib/mods/a.ko ...        bench_net=1    configure eth0 10.0.2.15/24
  *   bench_hold=S  sleep S s before power off (marker @@HOLD)      bench_end=poweroff|reboot|halt
@@ -10,6 +11,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <net/if.h>
+#include <sched.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,6 +135,12 @@ int main(void) {
                     *co = 0;
                     sk = co + 1;
                 }
+                char *times = strchr(nm, '*');
+                int copies = 1;
+                if (times) {
+                    *times = 0;
+                    copies = atoi(times + 1);
+                }
                 char *d = strchr(nm, '.');
                 const char *bin = "/bin/bench";
                 if (d && !strcmp(d, ".v3")) {
@@ -141,13 +149,21 @@ int main(void) {
                 }
                 printf("@@B %s\n", w);
                 double t = now();
-                pid_t p = fork();
-                if (!p) {
-                    execl(bin, "bench", nm, sk, (char *)0);
-                    _exit(126);
-                }
+                for (int i = 0; i < copies; i++)
+                    if (!fork()) {
+                        cpu_set_t one;
+                        CPU_ZERO(&one);
+                        CPU_SET(i, &one);
+                        if (times && sched_setaffinity(0, sizeof one, &one))
+                            _exit(125);
+                        execl(bin, "bench", nm, sk, (char *)0);
+                        _exit(126);
+                    }
                 int st = 0;
-                waitpid(p, &st, 0);
+                for (int i = 0, one; i < copies; i++) {
+                    wait(&one);
+                    st |= one;
+                }
                 printf("@@E %s rc=%d wall=%.6f\n", w, st, now() - t);
             }
         }
