@@ -13,6 +13,8 @@ pub mod mode;
 #[cfg(test)]
 mod model;
 pub mod msr;
+#[cfg(test)]
+mod native;
 pub mod smp;
 pub mod state;
 mod sync;

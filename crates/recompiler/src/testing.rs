@@ -87,6 +87,19 @@ pub(crate) fn core(bits: Bits, cpl: u8) -> Box<Core> {
     core
 }
 
+/// Lets a 64-bit processor made by [`core`] see its RAM at one more linear address (a multiple of 2 MiB below 1 GiB).
+pub(crate) fn map_ram_at(core: &Core, linear: u64) {
+    core.memory.write(PAGE_DIRECTORY + 8 * (linear >> 21), &0xE7u64.to_le_bytes()).expect("RAM");
+}
+
+/// A kick that reaches nobody.
+pub(crate) struct NoKick;
+
+impl hv::Kick for NoKick {
+    fn kick(&self) {}
+    fn interrupt(&self) {}
+}
+
 /// Decodes and executes one instruction at RIP without fetching it from memory.
 pub(crate) fn execute(core: &mut Core, bytes: &[u8]) -> crate::state::Executed {
     let instruction = Decoder::with_ip(core.bits() as u32, bytes, core.rip, DecoderOptions::NONE).decode();

@@ -113,18 +113,24 @@ pub(super) fn top(core: &Core) -> usize {
     usize::from(core.area16(FSW) >> 11 & 7)
 }
 
+/// Replaces FSW. The registers stay where they are: the area holds ST0 first, which is the physical register that TOP names.
+pub(super) fn set_status(core: &mut Core, fsw: u16) {
+    let before = top(core);
+    core.set_area16(FSW, fsw);
+    let moved = (top(core) + 8 - before) % 8;
+    core.fpu.0[ST..XMM].rotate_left(16 * moved);
+}
+
 /// What every MMX instruction does: all registers are in use, and the physical order becomes the stack's.
 pub(super) fn enter_mmx(core: &mut Core) {
-    let top = top(core);
-    // The area holds ST0 first; physical register `top` is ST0.
-    core.fpu.0[ST..XMM].rotate_right(16 * top);
     core.fpu.0[FTW] = 0xFF;
-    core.set_area16(FSW, core.area16(FSW) & !(7 << 11));
+    set_status(core, core.area16(FSW) & !(7 << 11));
     core.touch_components(X87);
 }
 
-/// The x87 control registers after FNINIT.
+/// The x87 control registers after FNINIT, and the data registers as they were.
 pub(super) fn initialise_x87(core: &mut Core) {
+    set_status(core, 0);
     core.fpu.0[..MXCSR].fill(0);
     core.set_area16(FCW, FCW_INITIAL);
 }

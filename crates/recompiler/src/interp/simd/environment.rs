@@ -100,7 +100,7 @@ fn decode(core: &mut Core, format: Format, bytes: &[u8]) {
         (whole(3), whole(5), upper(4) as u16 & 0x7FF)
     };
     core.set_area16(area::FCW, fcw & 0x1F3F | 0x40);
-    core.set_area16(area::FSW, area::summarised(fsw, fcw));
+    area::set_status(core, area::summarised(fsw, fcw));
     core.set_area16(area::FTW, u16::from(not_empty));
     core.set_area16(area::FOP, opcode);
     core.set_area64(area::FIP, fip);

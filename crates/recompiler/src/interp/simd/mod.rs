@@ -69,13 +69,23 @@ fn has_mmx_operand(instruction: &Instruction) -> bool {
     (0..instruction.op_count()).any(|index| instruction.op_register(index).is_mm())
 }
 
+/// Conversions from SSE operands, also where these are in memory.
+fn converts_to_mmx(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        Mnemonic::Cvtpd2pi | Mnemonic::Cvttpd2pi | Mnemonic::Cvtps2pi | Mnemonic::Cvttps2pi
+    )
+}
+
 fn unit(instruction: &Instruction) -> Unit {
     if instruction.encoding() == EncodingKind::VEX {
         Unit::Avx
     } else if is_x87(instruction) {
         Unit::X87
     } else if instruction.mnemonic() == Mnemonic::Emms
-        || (has_mmx_operand(instruction) && !(0..instruction.op_count()).any(|i| instruction.op_register(i).is_xmm()))
+        || (has_mmx_operand(instruction)
+            && !(0..instruction.op_count()).any(|i| instruction.op_register(i).is_xmm())
+            && !converts_to_mmx(instruction))
     {
         Unit::Mmx
     } else {
@@ -110,6 +120,10 @@ fn waits(instruction: &Instruction) -> bool {
             | Mnemonic::Fnstsw
             | Mnemonic::Fnstenv
             | Mnemonic::Fnsave
+            // Of older units; they do nothing.
+            | Mnemonic::Fneni
+            | Mnemonic::Fndisi
+            | Mnemonic::Fnsetpm
     )
 }
 
@@ -301,5 +315,7 @@ fn vector_registers(core: &Core) -> usize {
     if core.bits() == Bits::B64 { 16 } else { 8 }
 }
 
+#[cfg(test)]
+mod lockstep;
 #[cfg(test)]
 mod tests;

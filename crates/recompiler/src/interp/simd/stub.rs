@@ -187,6 +187,7 @@ impl Default for Buffer {
 }
 
 /// What a stub gets in general registers, and leaves there.
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Context {
     rax: u64,
@@ -250,6 +251,21 @@ fn host_mxcsr() -> u32 {
     value
 }
 
+/// MXCSR: invalid operation, denormal operand, division by zero: found before anything is computed.
+const BEFORE_COMPUTING: u32 = 0b111;
+/// MXCSR: underflow; its mask; results that would be denormal become zero.
+const UNDERFLOW: u32 = 1 << 4;
+const UNDERFLOW_MASK: u32 = 1 << 11;
+const FLUSH_TO_ZERO: u32 = 1 << 15;
+/// MXCSR: denormal operands count as zero.
+const DENORMALS_ARE_ZERO: u32 = 1 << 6;
+
+/// The exceptions of an SSE or AVX instruction that ran with all of them masked, as a processor reports them that has
+/// unmasked some. Intel SDM volume 1, sections 11.5.2 and 11.5.3.
+fn reported(raised: u32, unmasked: u32) -> u32 {
+    if raised & unmasked & BEFORE_COMPUTING != 0 { raised & BEFORE_COMPUTING } else { raised }
+}
+
 /// Runs a stub. Exceptions never reach the host: SSE runs with all masked and the flags are looked at afterwards; x87
 /// reports with a later instruction, before which the guest gets its own.
 ///
@@ -261,9 +277,14 @@ pub(super) fn run(core: &mut Core, instruction: &Instruction, prepared: Prepared
     let pending = core.area16(area::FSW) & (area::EXCEPTIONS | area::FSW_ES | area::FSW_BUSY);
     let held = super::waits(instruction) && pending & area::FSW_ES != 0;
     if held {
-        // CR0.NE is clear: the guest ignores the exception, which must not reach the host.
+        // Not reported by this instruction, or CR0.NE is clear: the exception must not reach the host.
         core.set_area16(area::FSW, core.area16(area::FSW) & !pending);
     }
+    let hold = |core: &mut Core| {
+        if held {
+            core.set_area16(area::FSW, core.area16(area::FSW) | pending);
+        }
+    };
     let all_masked = guest_mxcsr & area::MXCSR_INITIAL == area::MXCSR_INITIAL;
     let before = if all_masked { None } else { Some(core.fpu.clone()) };
     core.set_area32(area::MXCSR, guest_mxcsr & !0x3F | area::MXCSR_INITIAL);
@@ -274,24 +295,39 @@ pub(super) fn run(core: &mut Core, instruction: &Instruction, prepared: Prepared
     let Some(memory) = core.stubs.memory.as_ref() else { return Err(Fault::UD) };
     // SAFETY: a prepared offset is within the mapping.
     let code = unsafe { memory.executable.as_ptr().add(prepared.offset) };
+    let rax = general.map_or(core.gpr[0], |register| operand::read_register(core, register));
+    let arithmetic = core.rflags & flag::ARITHMETIC | flag::FIXED;
     let mut context = Context {
-        rax: general.map_or(core.gpr[0], |register| operand::read_register(core, register)),
+        rax,
         rcx: core.gpr[1],
         rdx: core.gpr[2],
-        flags: core.rflags & flag::ARITHMETIC | flag::FIXED,
+        flags: arithmetic,
         avx: u64::from(std::arch::is_x86_feature_detected!("avx")),
         host_mxcsr: host_mxcsr(),
     };
     // SAFETY: `code` is a stub; the area is kept acceptable by everything that writes to it.
     unsafe { enter(code, &mut context, &mut core.fpu, buffer) };
 
-    let raised = core.area32(area::MXCSR) & 0x3F;
+    let mut raised = core.area32(area::MXCSR) & 0x3F;
     if let Some(before) = before {
-        if raised & !(guest_mxcsr >> 7) != 0 {
+        let unmasked = !(guest_mxcsr >> 7) & 0x3F;
+        if guest_mxcsr & UNDERFLOW_MASK == 0 && raised & UNDERFLOW == 0 {
+            // Unmasked, underflow is reported for exact results as well: ask once more, with those flushed to zero.
+            let mut area = before.clone();
+            area.0[area::MXCSR..][..4].copy_from_slice(
+                &(area::MXCSR_INITIAL | FLUSH_TO_ZERO | guest_mxcsr & DENORMALS_ARE_ZERO).to_le_bytes(),
+            );
+            let mut again = Context { rax, flags: arithmetic, ..context };
+            // SAFETY: as above, with another area of the same content.
+            unsafe { enter(code, &mut again, &mut area, &mut buffer.clone()) };
+            raised |= area.0[area::MXCSR] as u32 & UNDERFLOW;
+        }
+        if raised & unmasked != 0 {
             core.fpu = before;
-            core.set_area32(area::MXCSR, guest_mxcsr | raised);
-            let reported = core.cr4 & cr4::OSXMMEXCPT != 0;
-            return Err(if reported { Fault::plain(vector::XM) } else { Fault::UD });
+            core.set_area32(area::MXCSR, guest_mxcsr | reported(raised, unmasked));
+            hold(core);
+            let enabled = core.cr4 & cr4::OSXMMEXCPT != 0;
+            return Err(if enabled { Fault::plain(vector::XM) } else { Fault::UD });
         }
     }
     core.set_area32(area::MXCSR, guest_mxcsr | raised);
@@ -299,9 +335,7 @@ pub(super) fn run(core: &mut Core, instruction: &Instruction, prepared: Prepared
     core.set_area64(area::FIP, fip);
     core.set_area64(area::FDP, fdp);
     core.set_area16(area::FOP, fop);
-    if held {
-        core.set_area16(area::FSW, core.area16(area::FSW) | pending);
-    }
+    hold(core);
     flags::set(core, flag::ARITHMETIC, context.flags);
     match general {
         Some(register) if prepared.writes_register => operand::write_register(core, register, context.rax),

@@ -63,6 +63,62 @@ fn aligned_forms_fault_on_a_misaligned_operand_and_unaligned_forms_do_not() {
 }
 
 #[test]
+fn conversions_to_mmx_are_sse_instructions() {
+    let mut core = core();
+    core.gpr[6] = RSI + 8;
+    // CVTPD2PI mm1, [rsi]: aligned, and forbidden without CR4.OSFXSR.
+    let cvtpd2pi = [0x66, 0x0F, 0x2D, 0x0E];
+    assert_eq!(execute(&mut core, &cvtpd2pi), Err(Fault::GP0));
+    core.cr4 &= !cr4::OSFXSR;
+    assert_eq!(execute(&mut core, &cvtpd2pi), Err(Fault::UD));
+}
+
+#[test]
+fn loading_and_saving_the_environment_leaves_the_registers_where_they_are() {
+    let mut core = core();
+    for number in 0..8 {
+        core.fpu.0[area::ST + 16 * number] = number as u8;
+    }
+    let first = |core: &Core| core.fpu.0[area::ST];
+    let mut environment = [0xFF; 28];
+    environment[..2].copy_from_slice(&0x37Fu16.to_le_bytes());
+    environment[4..6].copy_from_slice(&(3u16 << 11).to_le_bytes());
+    put(&core, RSI, &environment);
+    // FLDENV: TOP from 0 to 3. FNSAVE: back to 0.
+    execute(&mut core, &[0xD9, 0x26]).unwrap();
+    assert_eq!((first(&core), area::top(&core)), (3, 3));
+    execute(&mut core, &[0xDD, 0x37]).unwrap();
+    assert_eq!((first(&core), area::top(&core)), (0, 0));
+    assert_eq!(get::<1>(&core, RDI + 28), [3]);
+}
+
+#[test]
+fn an_unmasked_exception_hides_what_computing_would_have_raised() {
+    let mut core = core();
+    // 1 / 0 and 1 / 3: division by zero is found first, and the inexact quotient is never computed.
+    set(&mut core, 0, floats([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]));
+    set(&mut core, 1, floats([0.0, 3.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]));
+    core.set_area32(area::MXCSR, 0x1F80 & !0x200);
+    core.set_area16(area::FSW, 0x8081);
+    assert_eq!(execute(&mut core, &[0x0F, 0x5E, 0xC1]), Err(Fault::plain(vector::XM)));
+    assert_eq!(core.area32(area::MXCSR) & 0x3F, 4);
+    // A pending x87 exception is none of its business.
+    assert_eq!(core.area16(area::FSW), 0x8081);
+}
+
+#[test]
+fn unmasked_underflow_is_reported_for_exact_results() {
+    let mut core = core();
+    // A denormal number plus zero.
+    set(&mut core, 0, lanes([1, 0, 0, 0, 0, 0, 0, 0]));
+    core.set_area32(area::MXCSR, 0x1F80 & !0x800);
+    assert_eq!(execute(&mut core, &[0x0F, 0x58, 0xC1]), Err(Fault::plain(vector::XM)));
+    core.set_area32(area::MXCSR, 0x1F80);
+    execute(&mut core, &[0x0F, 0x58, 0xC1]).unwrap();
+    assert_eq!(core.area32(area::MXCSR) & 0x10, 0);
+}
+
+#[test]
 fn text_comparisons_take_operands_anywhere_with_lengths_of_any_width() {
     let text: [u8; 16] = *b"the quick brown ";
     for prefix in [&[0x66, 0x0F, 0x3A, 0x61, 0x0E, 0x0C][..], &[0x66, 0x48, 0x0F, 0x3A, 0x61, 0x0E, 0x0C]] {

@@ -11,19 +11,12 @@ use crate::blocks;
 use crate::interp;
 use crate::mode::Mode;
 use crate::state::Core;
-use crate::testing::{CODE, Random, environment};
+use crate::testing::{CODE, NoKick, Random, environment};
 use crate::vcpu::RecompilerVcpu;
 use hv::Vcpu;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 use setting::{Kind, WINDOW};
 use std::sync::Arc;
-
-struct NoKick;
-
-impl hv::Kick for NoKick {
-    fn kick(&self) {}
-    fn interrupt(&self) {}
-}
 
 /// Flags that a run of instructions leaves undefined; `None`: one of them reads an undefined flag.
 fn undefined_flags(code: &[Instruction]) -> Option<u32> {
