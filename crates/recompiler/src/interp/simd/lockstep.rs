@@ -257,8 +257,8 @@ fn translated(vcpu: &mut RecompilerVcpu, case: &Case) -> Outcome {
     let mut code = case.bytes.clone();
     code.push(0xF4);
     vcpu.core.memory.write(CODE, &code).expect("RAM");
-    let shared = vcpu.core.shared.clone();
-    shared.code_written_by_vcpu(0, CODE, code.len() as u64);
+    let host = vcpu.core.memory.host(CODE, code.len() as u64).expect("RAM");
+    vcpu.core.stored(host, code.len() as u64);
     load(&mut vcpu.core, &case.before);
     vcpu.core.counters.faults.fill(0);
     let exception = match vcpu.run().expect("a run") {
