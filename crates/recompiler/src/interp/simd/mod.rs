@@ -43,8 +43,6 @@ fn supported(feature: CpuidFeature) -> bool {
         CpuidFeature::AVX2 => host_has!("avx2"),
         CpuidFeature::FMA => host_has!("fma"),
         CpuidFeature::F16C => host_has!("f16c"),
-        CpuidFeature::VAES => host_has!("vaes"),
-        CpuidFeature::VPCLMULQDQ => host_has!("vpclmulqdq"),
         _ => false,
     }
 }
