@@ -21,6 +21,7 @@ BENCHMARKS: Final = {
     "memory": "memory of the process beyond guest RAM",
     "port": "what a port write costs",
     "smp": "two vCPUs with a load each, against one",
+    "modes": "32-bit and 16-bit code, under Wirt and TCG",
     "workloads": "programs in a Linux guest, under Wirt and TCG, and natively",
 }
 _RESULTS: Final = Path(__file__).parent / "RESULTS.md"
