@@ -1,6 +1,7 @@
 //! What [`crate::sync`] gives, from loom.
 //!
-//! Loom takes sequentially consistent accesses for weaker ones. With a fence on either side they are what they say.
+//! Loom takes sequentially consistent accesses for weaker ones. Here they are what x86 makes of them: a store or a
+//! read-modify-write is a fence, a load is none.
 
 pub(crate) use loom::sync::atomic::{Ordering, fence};
 pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -27,7 +28,7 @@ macro_rules! atomics {
             }
 
             pub(crate) fn load(&self, ordering: Ordering) -> $type {
-                fenced(ordering, || self.0.load(ordering))
+                self.0.load(ordering)
             }
 
             pub(crate) fn store(&self, value: $type, ordering: Ordering) {

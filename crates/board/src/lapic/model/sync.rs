@@ -1,5 +1,6 @@
-//! What [`super::super::sync`] gives, from loom: with a fence on either side, as loom takes sequentially consistent accesses
-//! for weaker ones. Two words of vectors are enough: three priority classes.
+//! What [`super::super::sync`] gives, from loom, which takes sequentially consistent accesses for weaker ones. Here they
+//! are what x86 makes of them: a store or a read-modify-write is a fence, a load is none. Two words of vectors are enough:
+//! three priority classes.
 
 pub(super) use loom::sync::atomic::Ordering::SeqCst;
 use loom::sync::atomic::{Ordering, fence};
@@ -24,7 +25,7 @@ macro_rules! atomics {
             }
 
             pub(super) fn load(&self, ordering: Ordering) -> $type {
-                fenced(|| self.0.load(ordering))
+                self.0.load(ordering)
             }
 
             pub(super) fn store(&self, value: $type, ordering: Ordering) {
