@@ -157,7 +157,7 @@ pub mod layout {
     #![allow(missing_docs)]
     use super::{Core, JUMPS, Jump};
     use crate::mode::Window;
-    use crate::tlb::{ENTRIES, Entry, View};
+    use crate::tlb::{ENTRIES, Entry, Memo, Tlb, View};
     use std::mem::offset_of;
 
     pub const RIP: u32 = offset_of!(Core, rip) as u32;
@@ -178,6 +178,14 @@ pub mod layout {
     pub const TLB_READ: u32 = offset_of!(Entry, read) as u32;
     pub const TLB_WRITE: u32 = offset_of!(Entry, write) as u32;
     pub const TLB_HOST: u32 = offset_of!(Entry, host) as u32;
+    pub const TLB_ADDEND: u32 = offset_of!(Entry, addend) as u32;
+    pub const MEMOS_USED: u32 = (offset_of!(Core, tlb) + offset_of!(Tlb, memos_used)) as u32;
+    pub const MEMO_MINUS: u32 = offset_of!(Memo, minus) as u32;
+    pub const MEMO_ADDEND: u32 = offset_of!(Memo, addend) as u32;
+    pub const MEMO_BUDGET: u32 = offset_of!(Core, memo_budget) as u32;
+    pub const SPILL: u32 = offset_of!(Core, spill) as u32;
+    pub const LEADERS: u32 = offset_of!(Core, leaders) as u32;
+    pub const CODE_BASE: u32 = offset_of!(Core, code_base) as u32;
 
     pub const fn gpr(number: u8) -> u32 {
         offset_of!(Core, gpr) as u32 + number as u32 * 8
@@ -205,6 +213,10 @@ pub mod layout {
 
     pub const fn tlb(view: View) -> u32 {
         (offset_of!(Core, tlb) + view as usize * ENTRIES * size_of::<Entry>()) as u32
+    }
+
+    pub const fn memo(number: usize) -> u32 {
+        (offset_of!(Core, tlb) + offset_of!(Tlb, memos) + number * size_of::<Memo>()) as u32
     }
 
     pub const fn jumps(view: View) -> u32 {
@@ -273,6 +285,14 @@ pub struct Core {
     pub scratch: u64,
     /// Second spare place.
     pub scratch2: u64,
+    /// Registers that the memo stub borrows.
+    pub spill: [u64; 2],
+    /// Misses of memos until they are looked into.
+    pub memo_budget: i32,
+    /// Time-stamp counter when that was done last.
+    pub memos_judged: u64,
+    /// Instructions that wander from page to page, better off without memos.
+    pub roaming: FxHashSet<u64>,
     /// Host address at which translated code goes on.
     pub resume: u64,
     /// Address of this structure.
@@ -281,6 +301,10 @@ pub struct Core {
     pub sites: u64,
     /// Number of sites.
     pub site_count: u32,
+    /// Address of the first of the translator's leaders.
+    pub leaders: u64,
+    /// Number of leaders.
+    pub leader_count: u32,
     /// Start of the translator's executable memory.
     pub code_base: u64,
     /// Address of the first instruction kept decoded for the interpreter.
@@ -470,10 +494,16 @@ impl Core {
             shutdown: false,
             scratch: 0,
             scratch2: 0,
+            spill: [0; 2],
+            memo_budget: 0,
+            memos_judged: 0,
+            roaming: FxHashSet::default(),
             resume: 0,
             this: 0,
             sites: 0,
             site_count: 0,
+            leaders: 0,
+            leader_count: 0,
             code_base: 0,
             decoded: 0,
             mode_numbers: ModeNumbers::default(),

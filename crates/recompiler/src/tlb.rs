@@ -5,6 +5,12 @@
 //! `4096 - size` says in one compare that the page matches, that the access is allowed, and that it does not cross into
 //! the next page. An invalid tag is the address of a page that belongs to the neighbouring slot, so that no address
 //! looked up in this slot can be within it.
+//!
+//! In front of the tables are *memos*: one page each, found by the place in the code that accesses it instead of by
+//! address. What code at one place touches is mostly in the page it touched before, and a check against a memo is on
+//! nobody's critical path: the load does not wait for a table.
+
+use std::hash::{BuildHasher, RandomState};
 
 /// Entries of one table; a power of two. 16 MiB of reach: with 512 entries a hash table of 16 MiB took four times as long.
 pub const ENTRIES: usize = 4096;
@@ -34,20 +40,54 @@ pub struct Entry {
     pub write: u64,
     /// Host address of the page's first byte.
     pub host: u64,
-    /// Guest physical address of the page, with [`BESIDE_CODE`] in bit 0.
-    physical: u64,
+    /// Host address minus linear address.
+    pub addend: u64,
 }
 
-/// Writes are allowed, and miss only because the page holds translated code.
-const BESIDE_CODE: u64 = 1;
+/// Memos of all views together.
+pub const MEMOS: usize = 256;
+
+/// One page that code at some place accessed, found by the place: see [`Memo::of_view`].
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+pub struct Memo {
+    /// Minus the linear address of the page.
+    pub minus: u64,
+    /// Host address minus linear address.
+    pub addend: u64,
+}
+
+impl Memo {
+    /// Memos that belong to the stack of a view: the first for reading, the second for writing too.
+    pub const STACK: usize = 2;
+
+    /// The memos of a view: the first, and how many. Views share none, as privilege is not checked again.
+    pub const fn of_view(view: View) -> (usize, usize) {
+        match view {
+            View::User => (0, 192),
+            View::Supervisor => (192, 48),
+            View::SupervisorAc => (240, 16),
+        }
+    }
+}
 
 /// The data TLB of one vCPU.
 #[repr(C, align(64))]
 pub struct Tlb {
     /// Entries by view and slot.
     pub entries: [[Entry; ENTRIES]; VIEWS],
+    /// The memos.
+    pub memos: [Memo; MEMOS],
+    /// Nonzero: a memo was filled since all were emptied.
+    pub memos_used: u32,
+    /// Memos were emptied: code in the middle of a block must not go on, since it may rely on one that its leader checked.
+    pub memos_emptied: bool,
     used: [[u64; ENTRIES / 64]; VIEWS],
     global: [[u64; ENTRIES / 64]; VIEWS],
+    /// Entries to which writes are allowed, and miss only because the page holds translated code.
+    beside_code: [[u64; ENTRIES / 64]; VIEWS],
+    /// What empty memos are compared with.
+    empty: u64,
 }
 
 /// The slot of a linear address.
@@ -58,7 +98,7 @@ pub fn slot(linear: u64) -> usize {
 
 const fn invalid(slot: usize) -> Entry {
     let tag = ((slot ^ 1) << 12) as u64;
-    Entry { read: tag, write: tag, host: 0, physical: 0 }
+    Entry { read: tag, write: tag, host: 0, addend: 0 }
 }
 
 impl Default for Tlb {
@@ -69,19 +109,31 @@ impl Default for Tlb {
                 *entry = invalid(slot);
             }
         }
-        Tlb { entries, used: [[0; ENTRIES / 64]; VIEWS], global: [[0; ENTRIES / 64]; VIEWS] }
+        // An address that no processor takes (bits 63 and 62 differ), and that a guest cannot know.
+        let page = RandomState::new().hash_one(0) & 0x3FFF_FFFF_FFFF_F000 | 1 << 63;
+        Tlb {
+            entries,
+            memos: [Memo { minus: page.wrapping_neg(), addend: 0 }; MEMOS],
+            memos_used: 0,
+            used: [[0; ENTRIES / 64]; VIEWS],
+            global: [[0; ENTRIES / 64]; VIEWS],
+            beside_code: [[0; ENTRIES / 64]; VIEWS],
+            memos_emptied: false,
+            empty: page.wrapping_neg(),
+        }
     }
 }
 
 impl Tlb {
     /// Puts a page in. `writable` also lets writes hit.
-    pub fn fill(&mut self, view: View, linear: u64, host: u64, physical: u64, writable: bool, global: bool) {
+    pub fn fill(&mut self, view: View, linear: u64, host: u64, writable: bool, global: bool) {
         let slot = slot(linear);
         let page = linear & !0xFFF;
         let write = if writable { page } else { invalid(slot).write };
-        self.entries[view as usize][slot] = Entry { read: page, write, host, physical: physical & !0xFFF };
+        self.entries[view as usize][slot] = Entry { read: page, write, host, addend: host.wrapping_sub(page) };
         let bit = 1u64 << (slot % 64);
         self.used[view as usize][slot / 64] |= bit;
+        self.beside_code[view as usize][slot / 64] &= !bit;
         if global {
             self.global[view as usize][slot / 64] |= bit;
         } else {
@@ -91,18 +143,22 @@ impl Tlb {
 
     /// Notes of a page that was just put in without writes that they are allowed but for code in it.
     pub fn note_code(&mut self, view: View, linear: u64) {
-        self.entries[view as usize][slot(linear)].physical |= BESIDE_CODE;
+        let slot = slot(linear);
+        self.beside_code[view as usize][slot / 64] |= 1 << (slot % 64);
     }
 
     /// The host address of `size` bytes that may be written, when only code in their page is in the way.
     pub fn beside_code(&self, view: View, linear: u64, size: u64) -> Option<u64> {
-        let entry = &self.entries[view as usize][slot(linear)];
+        let slot = slot(linear);
+        let entry = &self.entries[view as usize][slot];
+        let noted = self.beside_code[view as usize][slot / 64] >> (slot % 64) & 1 != 0;
         let offset = linear.wrapping_sub(entry.read);
-        (entry.physical & BESIDE_CODE != 0 && offset <= 4096 - size).then(|| entry.host + offset)
+        (noted && offset <= 4096 - size).then(|| entry.host + offset)
     }
 
     /// Drops everything, or everything but global pages.
     pub fn flush(&mut self, keep_global: bool) {
+        self.empty_memos();
         for view in 0..VIEWS {
             for word in 0..ENTRIES / 64 {
                 let kept = if keep_global { self.global[view][word] } else { 0 };
@@ -118,8 +174,24 @@ impl Tlb {
         }
     }
 
+    /// Lets a memo show a page.
+    pub fn fill_memo(&mut self, number: usize, linear: u64, host: u64) {
+        let page = linear & !0xFFF;
+        self.memos[number] = Memo { minus: page.wrapping_neg(), addend: host.wrapping_sub(page) };
+        self.memos_used = 1;
+    }
+
+    /// The addends stay: nothing may rely on them any more, but nothing can go astray by them either.
+    fn empty_memos(&mut self) {
+        self.memos_emptied = true;
+        if std::mem::take(&mut self.memos_used) != 0 {
+            self.memos.iter_mut().for_each(|memo| memo.minus = self.empty);
+        }
+    }
+
     /// Drops one linear page from all views.
     pub fn flush_page(&mut self, linear: u64) {
+        self.empty_memos();
         let slot = slot(linear);
         for view in &mut self.entries {
             let entry = &mut view[slot];
@@ -131,6 +203,7 @@ impl Tlb {
 
     /// Makes writes to the page at a host address miss from now on, in every view.
     pub fn protect(&mut self, host: u64) {
+        self.empty_memos();
         for view in 0..VIEWS {
             for word in 0..ENTRIES / 64 {
                 let mut used = self.used[view][word];
@@ -139,7 +212,7 @@ impl Tlb {
                     let entry = &mut self.entries[view][slot];
                     if entry.host == host {
                         if entry.write == entry.read {
-                            entry.physical |= BESIDE_CODE;
+                            self.beside_code[view][word] |= 1 << (slot % 64);
                         }
                         entry.write = invalid(slot).write;
                     }
@@ -234,7 +307,7 @@ mod tests {
     #[test]
     fn a_page_hits_in_its_view_and_for_what_it_allows() {
         let mut tlb = Tlb::default();
-        tlb.fill(View::User, 0x7FFF_1234, 0x5000, 0x9000, false, false);
+        tlb.fill(View::User, 0x7FFF_1234, 0x5000, false, false);
         assert!(hit(&tlb, View::User, 0x7FFF_1FF8, 8, false));
         assert!(!hit(&tlb, View::User, 0x7FFF_1FF9, 8, false));
         assert!(!hit(&tlb, View::User, 0x7FFF_1000, 1, true));
@@ -244,8 +317,8 @@ mod tests {
     #[test]
     fn a_flush_keeps_global_pages_when_asked() {
         let mut tlb = Tlb::default();
-        tlb.fill(View::Supervisor, 0x1000, 0x5000, 0x9000, true, true);
-        tlb.fill(View::Supervisor, 0x2000, 0x5000, 0xA000, true, false);
+        tlb.fill(View::Supervisor, 0x1000, 0x5000, true, true);
+        tlb.fill(View::Supervisor, 0x2000, 0x5000, true, false);
         tlb.flush(true);
         assert!(hit(&tlb, View::Supervisor, 0x1000, 1, true));
         assert!(!hit(&tlb, View::Supervisor, 0x2000, 1, true));

@@ -327,7 +327,7 @@ impl Core {
                     code = !writable;
                 }
                 self.note_large(linear, found.page_size);
-                self.tlb.fill(view, linear, host as u64, found.physical, writable, found.global);
+                self.tlb.fill(view, linear, host as u64, writable, found.global);
                 if code {
                     self.tlb.note_code(view, linear);
                 }

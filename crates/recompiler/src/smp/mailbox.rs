@@ -193,7 +193,7 @@ impl Mailbox {
     }
 
     /// Asks something of the vCPU. The number is for [`Self::wait_taken`].
-    pub(super) fn post(&self, request: Request) -> u64 {
+    pub(crate) fn post(&self, request: Request) -> u64 {
         let mut inbox = self.lock();
         inbox.posted += 1;
         if inbox.requests.len() == MOST_REQUESTS {

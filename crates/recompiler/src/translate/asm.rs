@@ -28,6 +28,7 @@ pub mod condition {
     pub const NE: u8 = 5;
     pub const BE: u8 = 6;
     pub const A: u8 = 7;
+    pub const S: u8 = 8;
     pub const G: u8 = 15;
 }
 

@@ -3,7 +3,7 @@
 //! Both leave the arithmetic flags in the form of translated code (`Core::flags`), and say where it goes on.
 
 use super::jumps::translated_at_rip;
-use super::{Site, SiteKind, stubs};
+use super::{Site, SiteKind, memos, stubs};
 use crate::blocks::{self, Decoded};
 use crate::fault::Fault;
 use crate::interp::{self, Delivered};
@@ -31,10 +31,13 @@ pub(super) fn saved_to_flags(rflags: u64, saved: u32) -> u64 {
 #[repr(C)]
 pub(super) struct Resolved {
     /// Executable address to go on at, or 0: interpret the instruction.
-    resume: u64,
+    pub(super) resume: u64,
     /// Host address of the bytes.
-    host: u64,
+    pub(super) host: u64,
 }
+
+/// Leave it to the interpreter.
+pub(super) const INTERPRET: Resolved = Resolved { resume: 0, host: 0 };
 
 /// A lookup missed at `linear`: finds the bytes. Runs with the guest's vector registers live in the host's (the stub
 /// keeps them) and with its MXCSR: no floating point.
@@ -42,12 +45,14 @@ pub(super) extern "C" fn resolve_memory(core: &mut Core, linear: u64, site: u32)
     core.units_live = true;
     let resolved = resolve(core, linear, site);
     core.units_live = false;
-    resolved
+    if core.tlb.memos_emptied && resolved.resume != stubs::LEAVE { INTERPRET } else { resolved }
 }
 
 fn resolve(core: &mut Core, linear: u64, site: u32) -> Resolved {
-    const INTERPRET: Resolved = Resolved { resume: 0, host: 0 };
     let Some(site) = site_at(core, site) else { return INTERPRET };
+    if site.kind == SiteKind::Leader {
+        return memos::resolve(core, linear, site);
+    }
     let size = u64::from(site.size);
     if (linear & 0xFFF) + size > 4096 || site.aligned && linear & (size - 1) != 0 {
         core.counters.split += 1;
@@ -100,23 +105,35 @@ pub(super) extern "C" fn interpret_site(core: &mut Core, site: u32) -> u64 {
     };
     core.rip = site.rip;
     core.rflags = saved_to_flags(core.rflags, core.flags);
-    let decoded = match site.kind {
+    let end = site.rip.wrapping_add(u64::from(site.extent));
+    let mut decoded = match site.kind {
         // SAFETY: an interpreted site's number is that of an element, and the elements do not move while translated code
         // runs.
         SiteKind::Interpret => Ok(unsafe { (*(core.decoded as *const Decoded).add(site.decoded as usize)).clone() }),
         _ => blocks::fetch_one(core),
     };
-    let stepped = decoded.and_then(|decoded| {
-        core.counters.interpreted_in_place(decoded.instruction.mnemonic());
-        interp::step(core, &decoded.instruction, decoded.handler)
-    });
-    if let Err(fault) = stepped {
-        return raise(core, fault);
-    }
+    // A leader is interpreted with all that relies on it: forwards only, so it ends.
+    let mode = loop {
+        let from = core.rip;
+        let stepped = decoded.and_then(|decoded| {
+            core.counters.interpreted_in_place(decoded.instruction.mnemonic());
+            interp::step(core, &decoded.instruction, decoded.handler)
+        });
+        if let Err(fault) = stepped {
+            return raise(core, fault);
+        }
+        let mode = undisturbed(core);
+        if core.rip <= from || core.rip >= end || mode != Some(site.mode) {
+            break mode;
+        }
+        decoded = blocks::fetch_one(core);
+    };
     core.flags = flags_to_saved(core.rflags);
-    let behind = core.rip == site.rip.wrapping_add(u64::from(site.length)) && site.after != 0;
-    match undisturbed(core) {
-        Some(mode) if behind && mode == site.mode => core.code_base + u64::from(site.after),
+    let emptied = std::mem::take(&mut core.tlb.memos_emptied);
+    match mode {
+        Some(mode) if core.rip == end && site.after != 0 && mode == site.mode && !emptied => {
+            core.code_base + u64::from(site.after)
+        }
         Some(mode) => translated_at_rip(core, mode),
         None => 0,
     }
@@ -136,6 +153,7 @@ pub(super) fn raise(core: &mut Core, fault: Fault) -> u64 {
         core.shutdown = true;
     }
     core.flags = flags_to_saved(core.rflags);
+    core.tlb.memos_emptied = false;
     match undisturbed(core) {
         Some(mode) if !core.shutdown => translated_at_rip(core, mode),
         _ => 0,

@@ -20,7 +20,7 @@ impl Translator {
     /// Links the jump that was taken last to the block it led to.
     pub(super) fn link_pending(&mut self, core: &mut Core, blocks: &mut Blocks, id: BlockId) {
         let Some(number) = self.pending_link.take() else { return };
-        let link = &mut self.links[number as usize];
+        let link = &mut self.records.links[number as usize];
         let source = &blocks.list[link.block as usize];
         let target = &blocks.list[id as usize];
         let fits = source.valid && target.valid && link.target == target.key.rip && source.key.mode == target.key.mode;
@@ -67,7 +67,7 @@ impl Translator {
         }
         for global in 0..=usize::from(any) {
             for number in std::mem::take(&mut self.crossing[global]) {
-                Self::unlink(&mut self.code, &mut self.links[number as usize]);
+                Self::unlink(&mut self.code, &mut self.records.links[number as usize]);
             }
         }
         self.pending_link = None;
@@ -76,7 +76,7 @@ impl Translator {
     /// A block was invalidated: nothing may lead to it any more.
     pub fn retire(&mut self, core: &mut Core, translated: &Translated) {
         for &number in &translated.incoming {
-            Self::unlink(&mut self.code, &mut self.links[number as usize]);
+            Self::unlink(&mut self.code, &mut self.records.links[number as usize]);
         }
         let far = &mut core.far_jumps[FarJump::slot(translated.rip, translated.mode)];
         if far.host == translated.entry_saved {

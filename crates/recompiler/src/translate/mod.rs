@@ -11,11 +11,13 @@ mod dump;
 mod encode;
 mod flags;
 mod form;
+mod groups;
 mod jumps;
 #[cfg(test)]
 mod lockstep;
 mod lower;
 mod memory;
+mod memos;
 mod stubs;
 
 use crate::blocks::{Block, BlockId, Blocks, Decoded};
@@ -55,6 +57,8 @@ pub enum SiteKind {
     Interpret,
     /// An indirect branch, where its target is not canonical.
     Branch,
+    /// The leader of a group of accesses.
+    Leader,
 }
 
 /// An instruction of translated code that may need Rust.
@@ -70,14 +74,60 @@ pub struct Site {
     pub size: u16,
     /// Mode of the block.
     pub mode: Mode,
-    /// Bytes of the instruction.
-    pub length: u8,
+    /// Bytes of the instruction, and of those behind it that are interpreted with it.
+    pub extent: u16,
     /// What it needs.
     pub kind: SiteKind,
     /// The access must be aligned to its size.
     pub aligned: bool,
-    /// Number of the decoded instruction, where it is always interpreted; of a branch, what added to RSP undoes it.
+    /// Number of the decoded instruction, where it is always interpreted; of a branch, what added to RSP undoes it; of a
+    /// leader, its number.
     pub decoded: u32,
+}
+
+/// The leader of a group of accesses: what it compares with, and where it goes on. The memo stub reads it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Leader {
+    /// Largest offset in a page of the group's lowest byte.
+    pub most: u64,
+    /// Offset in the core of the tags it needs, of the TLB's slot 0.
+    pub tag: u32,
+    /// Offset in the core of its memo.
+    pub memo: u32,
+    /// Where its check begins: offset in the code memory.
+    pub join: u32,
+    /// Number of its site.
+    pub site: u32,
+    /// Times its check failed since that was looked into last.
+    pub misses: u32,
+    /// Number of its memo.
+    pub number: u32,
+    /// Bits of the lowest byte's address that have to be zero.
+    pub mask: u32,
+    /// From the group's lowest byte to what the leader accesses.
+    pub own: u32,
+    /// Somebody in the group writes.
+    pub group_writes: bool,
+    /// The leader writes.
+    pub writes: bool,
+    /// It compares with its memo, not with the TLB.
+    pub remembered: bool,
+}
+
+/// What translated code and those who look after it need to know about it.
+#[derive(Default)]
+pub struct Records {
+    /// Instructions that may need Rust.
+    pub sites: Vec<Site>,
+    /// Instructions that are always interpreted.
+    pub decoded: Vec<Decoded>,
+    /// Jumps to known addresses.
+    pub links: Vec<Link>,
+    /// Leaders of groups.
+    pub leaders: Vec<Leader>,
+    /// The memo given out next.
+    pub next_memo: usize,
 }
 
 /// A jump from one block to a known guest address.
@@ -119,10 +169,7 @@ pub struct Translator {
     stubs: Stubs,
     stubs_size: usize,
     planner: Planner,
-    sites: Vec<Site>,
-    /// Instructions that are always interpreted.
-    decoded: Vec<Decoded>,
-    links: Vec<Link>,
+    records: Records,
     /// Links into other pages, by whether the target's mapping is global.
     crossing: [Vec<u32>; 2],
     /// Guest addresses whose blocks are translated: all, but for a search after the block that goes wrong.
@@ -164,9 +211,7 @@ impl Translator {
             stubs,
             stubs_size,
             planner: Planner::new(),
-            sites: Vec::new(),
-            decoded: Vec::new(),
-            links: Vec::new(),
+            records: Records::default(),
             crossing: [Vec::new(), Vec::new()],
             range: translated_range(),
             warm: WARM,
@@ -207,10 +252,10 @@ impl Translator {
         self.enter(core, entry);
         match core.exit {
             exit::LINK => {
-                core.rip = self.links[core.exit_link as usize].target;
+                core.rip = self.records.links[core.exit_link as usize].target;
                 self.pending_link = Some(core.exit_link);
             }
-            exit::POLL => core.rip = self.links[core.exit_link as usize].target,
+            exit::POLL => core.rip = self.records.links[core.exit_link as usize].target,
             _ => {}
         }
         Ok(())
@@ -218,11 +263,14 @@ impl Translator {
 
     fn enter(&mut self, core: &mut Core, entry: u64) {
         self.entries += 1;
-        core.sites = self.sites.as_ptr() as u64;
-        core.decoded = self.decoded.as_ptr() as u64;
-        core.site_count = self.sites.len() as u32;
+        core.sites = self.records.sites.as_ptr() as u64;
+        core.decoded = self.records.decoded.as_ptr() as u64;
+        core.site_count = self.records.sites.len() as u32;
+        core.leaders = self.records.leaders.as_mut_ptr() as u64;
+        core.leader_count = self.records.leaders.len() as u32;
         core.flags = flags_to_saved(core.rflags);
         core.update_windows();
+        core.tlb.memos_emptied = false;
         set_gs_base(core.this);
         // SAFETY: `enter` was emitted with this signature.
         let enter: extern "C" fn(*mut Core, u64) = unsafe { std::mem::transmute(self.stubs.enter) };
@@ -235,21 +283,26 @@ impl Translator {
     fn translate(&mut self, core: &mut Core, blocks: &mut Blocks, id: BlockId) {
         let start = core.tsc.now();
         let block = &blocks.list[id as usize];
-        let (first_site, first_link) = (self.sites.len(), self.links.len());
+        let records = &self.records;
+        let (first_site, first_link) = (records.sites.len(), records.links.len());
+        let first_leader = records.leaders.len();
         let base = self.code.next();
         let key = block.key;
         let mode_number = core.mode_numbers.assign(key.mode);
         let place = lower::Place { base, key, block: id, mode_number };
-        let lowering = Lowering::new(place, &self.stubs, &mut self.sites, &mut self.decoded, &mut self.links);
-        let lowered = lowering.translate(&mut self.planner, block);
+        let lowering = Lowering::new(place, &self.stubs, &mut self.records);
+        let lowered = lowering.translate(&mut self.planner, block, &core.roaming);
         let offset = (base - self.code.base()) as u32;
-        for site in &mut self.sites[first_site..] {
+        for leader in &mut self.records.leaders[first_leader..] {
+            leader.join += offset;
+        }
+        for site in &mut self.records.sites[first_site..] {
             site.join += offset;
             if site.after != 0 {
                 site.after += offset;
             }
         }
-        for link in &mut self.links[first_link..] {
+        for link in &mut self.records.links[first_link..] {
             link.cold += offset;
             if link.patch != 0 {
                 link.patch += offset;
@@ -280,9 +333,7 @@ impl Translator {
         self.restarts += 1;
         blocks.clear(core);
         self.code.truncate(self.stubs_size);
-        self.sites.clear();
-        self.decoded.clear();
-        self.links.clear();
+        self.records = Records::default();
         self.crossing = [Vec::new(), Vec::new()];
         self.pending_link = None;
         for view in 0..VIEWS {

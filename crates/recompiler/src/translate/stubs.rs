@@ -8,12 +8,15 @@
 //! [rsp + 520]         the site being worked on
 //! ```
 
-use super::asm::{Asm, host};
+use super::Leader;
+use super::asm::{Asm, condition, host};
 use super::callbacks::{interpret_site, interpret_site_light, resolve_memory};
 use super::encode::Rm;
 use super::jumps::find_target;
 use super::lower::{HOMES, Home, home};
 use crate::state::layout;
+use crate::tlb;
+use std::mem::offset_of;
 
 const FRAME: i32 = 536;
 const MXCSR: i32 = 512;
@@ -42,6 +45,8 @@ pub struct Stubs {
     pub enter: u64,
     /// RAX = linear address, ECX = site: a lookup missed.
     pub memory: u64,
+    /// RAX = linear address, ECX = leader: the check against its memo failed.
+    pub memo: u64,
     /// ECX = site: interpret its instruction.
     pub interpret: u64,
     /// The same for an instruction that does not use vector or x87 state.
@@ -133,6 +138,8 @@ pub fn emit(asm: &mut Asm, vectors: Vectors) -> Stubs {
     asm.raw(&[0x31, 0xC9]);
     asm.op(false, &[0xFF], 4, Rm::Gs(layout::RESUME));
 
+    stubs.memo = memo(asm, stubs.memory);
+
     // Interpret one instruction with the vector state in the registers.
     stubs.interpret_light = asm.here();
     store_registers(asm);
@@ -173,6 +180,61 @@ pub fn emit(asm: &mut Asm, vectors: Vectors) -> Stubs {
     load_registers(asm);
     asm.op(false, &[0xFF], 4, Rm::Gs(layout::RESUME));
     stubs
+}
+
+/// The check of a leader failed: fills its memo from the TLB and lets it check again, or goes to `memory`.
+fn memo(asm: &mut Asm, memory: u64) -> u64 {
+    let start = asm.here();
+    let spilled = [(host::RDX, layout::SPILL), (host::RSI, layout::SPILL + 8)];
+    let field = |offset: usize| Rm::Base { base: host::RDX, displacement: offset as i32 };
+    let rsi = Rm::Register(host::RSI);
+    for (register, place) in spilled {
+        asm.store(Rm::Gs(place), register);
+    }
+    // rdx = the leader's record: imul edx, ecx, size; add rdx, gs:[..]
+    asm.op(false, &[0x69], host::RDX, Rm::Register(host::RCX));
+    asm.dword(size_of::<Leader>() as u32);
+    asm.op(true, &[0x03], host::RDX, Rm::Gs(layout::LEADERS));
+    // inc dword
+    asm.op(false, &[0xFF], 0, field(offset_of!(Leader, misses)));
+    asm.group1(false, 5, Rm::Gs(layout::MEMO_BUDGET), 1);
+    let exhausted = asm.jcc_forward(condition::S);
+    // test eax, mask
+    asm.op(false, &[0x85], host::RAX, field(offset_of!(Leader, mask)));
+    let unaligned = asm.jcc_forward(condition::NE);
+    asm.mov32(host::RCX, host::RAX);
+    asm.raw(&[0xC1, 0xE9, 0x07]);
+    asm.group1(false, 4, Rm::Register(host::RCX), ((tlb::ENTRIES - 1) << 5) as i32);
+    asm.op(false, &[0x03], host::RCX, field(offset_of!(Leader, tag)));
+    // rsi = offset in the page
+    asm.mov(host::RSI, host::RAX);
+    asm.op(true, &[0x2B], host::RSI, Rm::GsIndexed { base: host::RCX, displacement: 0 });
+    asm.op(true, &[0x3B], host::RSI, field(offset_of!(Leader, most)));
+    let missed = asm.jcc_forward(condition::A);
+    // rsi = minus the page; rcx = the addend of the entry, whose tag RCX points at
+    asm.op(true, &[0x29], host::RAX, rsi);
+    asm.group1(false, 4, Rm::Register(host::RCX), -(size_of::<tlb::Entry>() as i32));
+    asm.load(host::RCX, Rm::GsIndexed { base: host::RCX, displacement: layout::TLB_ADDEND });
+    asm.op(false, &[0x8B], host::RAX, field(offset_of!(Leader, memo)));
+    asm.store(Rm::GsIndexed { base: host::RAX, displacement: layout::MEMO_MINUS }, host::RSI);
+    asm.store(Rm::GsIndexed { base: host::RAX, displacement: layout::MEMO_ADDEND }, host::RCX);
+    asm.op(false, &[0xC7], 0, Rm::Gs(layout::MEMOS_USED));
+    asm.dword(1);
+    asm.op(false, &[0x8B], host::RAX, field(offset_of!(Leader, join)));
+    asm.op(true, &[0x03], host::RAX, Rm::Gs(layout::CODE_BASE));
+    for (register, place) in spilled {
+        asm.load(register, Rm::Gs(place));
+    }
+    asm.op(false, &[0xFF], 4, Rm::Register(host::RAX));
+    asm.bind(exhausted);
+    asm.bind(unaligned);
+    asm.bind(missed);
+    asm.op(false, &[0x8B], host::RCX, field(offset_of!(Leader, site)));
+    for (register, place) in spilled {
+        asm.load(register, Rm::Gs(place));
+    }
+    asm.jmp(memory);
+    start
 }
 
 /// The flags both in the core and in the host's. Destroys RAX.

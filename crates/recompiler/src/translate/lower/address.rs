@@ -122,11 +122,8 @@ impl Lowering<'_> {
         let kind = if memory.write { SiteKind::Write } else { SiteKind::Read };
         let site = self.site(instruction, kind, memory.size, memory.aligned);
         self.linear(instruction, segment, short, memory, site);
+        self.slot();
         let asm = &mut self.asm;
-        asm.mov32(host::RCX, host::RAX);
-        // shr ecx, 7; and ecx, slots
-        asm.raw(&[0xC1, 0xE9, 0x07]);
-        asm.group1(false, 4, Rm::Register(host::RCX), ((tlb::ENTRIES - 1) << 5) as i32);
         // sub rax, gs:[rcx + tag]
         asm.op(true, &[0x2B], host::RAX, Rm::GsIndexed { base: host::RCX, displacement: tag });
         let mut from = Vec::new();
@@ -143,9 +140,17 @@ impl Lowering<'_> {
         site
     }
 
-    /// RAX + RCX into one of them, leaving the flags alone.
-    pub(super) fn combine(&mut self, into: u8) -> Rm {
-        self.asm.lea(into, Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 });
+    /// RCX = offset of the TLB entry for the linear address in RAX.
+    pub(super) fn slot(&mut self) {
+        self.asm.mov32(host::RCX, host::RAX);
+        // shr ecx, 7; and ecx, slots
+        self.asm.raw(&[0xC1, 0xE9, 0x07]);
+        self.asm.group1(false, 4, Rm::Register(host::RCX), ((tlb::ENTRIES - 1) << 5) as i32);
+    }
+
+    /// The address of an operand into a scratch register, leaving the flags alone.
+    pub(super) fn combine(&mut self, operand: Rm, into: u8) -> Rm {
+        self.asm.lea(into, operand);
         Rm::Base { base: into, displacement: 0 }
     }
 
@@ -162,7 +167,7 @@ impl Lowering<'_> {
         self.sites.push(Site {
             decoded,
             rip: instruction.ip(),
-            length: instruction.len() as u8,
+            extent: instruction.len() as u16,
             join: 0,
             after: 0,
             size,

@@ -1,5 +1,6 @@
 //! Arithmetic with implicit operands: widening, multiplication, division, CMPXCHG and CMPXCHG16B, bits of bit strings.
 
+use super::memo::TABLE;
 use super::{HOMES, Home, Lowering, Unfit, home, place};
 use crate::interp::integer::operand;
 use crate::state::layout;
@@ -36,10 +37,9 @@ impl Lowering<'_> {
         let copied = planner.copied(instruction, bytes, self.mode).ok_or(Unfit)?;
         let mut site = None;
         let rm = if let Some(memory) = copied.memory {
-            self.before_clobber(flags.live_in);
-            self.address(instruction)?;
-            site = Some(self.lookup(instruction, memory));
-            self.combine(host::RCX)
+            let operand = self.operand(instruction, memory, flags.live_in)?;
+            site = operand.site;
+            self.without_rax(operand.rm)
         } else {
             let gpr = copied.rm.ok_or(Unfit)?;
             if gpr.high {
@@ -74,14 +74,12 @@ impl Lowering<'_> {
             _ => &[0x8B],
         };
         let wide = size == 8;
-        self.before_clobber(flags.live_in);
         let lookup_site = match instruction.op0_kind() {
             OpKind::Memory => {
-                self.address(instruction)?;
-                let site = self.lookup(instruction, Memory { size, write: false, aligned: false });
-                let operand = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
-                self.asm.op(wide, zero_extended, host::RCX, operand);
-                Some(site)
+                let memory = Memory { size, write: false, aligned: false };
+                let operand = self.operand(instruction, memory, flags.live_in)?;
+                self.asm.op(wide, zero_extended, host::RCX, operand.rm);
+                operand.site
             }
             _ => {
                 let gpr = general(instruction.op0_register(), OpAccess::Read).ok_or(Unfit)?;
@@ -93,6 +91,7 @@ impl Lowering<'_> {
                 None
             }
         };
+        self.before_clobber(flags.live_in);
         let site = self.site(instruction, SiteKind::Interpret, 0, false);
         let mut from = Vec::new();
         let rcx = Rm::Register(host::RCX);
@@ -152,7 +151,7 @@ impl Lowering<'_> {
         self.before_clobber(flags.live_in);
         self.address(instruction)?;
         let site = self.lookup(instruction, memory);
-        let operand = self.combine(host::RCX);
+        let operand = self.combine(TABLE, host::RCX);
         self.asm.load(host::RAX, place(0));
         copied.raw.emit(&mut self.asm, register, operand, 0, source.size == 1 && matches!(register, 4..=7));
         self.asm.store(place(0), host::RAX);
@@ -175,7 +174,7 @@ impl Lowering<'_> {
         let size = instruction.memory_size().size() as u16;
         let aligned = size == 16 || instruction.has_lock_prefix();
         let site = self.lookup(instruction, Memory { size, write: true, aligned });
-        self.combine(host::RAX);
+        self.combine(TABLE, host::RAX);
         // Both scratch registers are operands: the address takes the place of the guest's RSP meanwhile.
         self.asm.store(Rm::Gs(layout::SCRATCH), HOMES[4]);
         self.asm.mov(HOMES[4], host::RAX);
@@ -221,7 +220,7 @@ impl Lowering<'_> {
         self.asm.op(operand::address_size(instruction) == 8, &[0x8D], host::RAX, moved);
         self.truncate_address(instruction, host::RAX);
         let site = self.lookup(instruction, memory);
-        self.combine(host::RAX);
+        self.combine(TABLE, host::RAX);
         self.asm.op(false, &[0x8B], host::RCX, place(bit.number));
         self.asm.group1(false, 4, Rm::Register(host::RCX), mask);
         if Self::needs_host(&flags) && !self.in_host {

@@ -3,6 +3,7 @@
 //! Registers that have no host register, or that the encoding cannot name, are staged in RAX and RCX; RCX also serves
 //! as the count of a shift.
 
+use super::memo::TABLE;
 use super::{Home, Lowering, Unfit, home, place};
 use crate::blocks::Decoded;
 use crate::state::layout;
@@ -37,27 +38,26 @@ impl Lowering<'_> {
             staging.reserve(host::RCX)?;
         }
         let needs_restore = Self::needs_host(&flags);
-        let mut site = None;
+        let mut operand = None;
         if let Some(memory) = copied.memory {
             if variable_count && needs_restore {
                 // The count and the address would need RCX and the flags RAX, all at once.
                 return self.copy_shift_memory(instruction, copied, memory, flags);
             }
-            self.before_clobber(flags.live_in);
-            self.address(instruction)?;
-            site = Some(self.lookup(instruction, memory));
+            operand = Some(self.operand(instruction, memory, flags.live_in)?);
         }
         let restoring = needs_restore && !self.in_host;
         for gpr in gprs.into_iter().flatten() {
             staging.add(gpr)?;
         }
-        let memory_operand = match copied.memory {
-            None => None,
-            Some(_) if staging.used() == 0 && !restoring => {
-                Some(Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 })
-            }
-            Some(_) => Some(self.combine(if staging.uses(host::RCX) { host::RAX } else { host::RCX })),
-        };
+        let site = operand.as_ref().and_then(|operand| operand.site);
+        let memory_operand = operand.map(|operand| match operand.rm {
+            rm if staging.uses(host::RCX) => self.combine(rm, host::RAX),
+            // A high byte cannot be named beside a base that needs REX.
+            rm if high => self.combine(rm, host::RCX),
+            rm if staging.used() != 0 || restoring => self.without_rax(rm),
+            rm => rm,
+        });
         self.before_op(&flags);
         if variable_count {
             self.asm.op(false, &[0x8B], host::RCX, place(1));
@@ -113,7 +113,7 @@ impl Lowering<'_> {
         self.before_clobber(flags.live_in);
         self.address(instruction)?;
         let site = self.lookup(instruction, memory);
-        self.combine(host::RAX);
+        self.combine(TABLE, host::RAX);
         self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
         self.restore_flags();
         self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));

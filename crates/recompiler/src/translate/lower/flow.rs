@@ -21,6 +21,8 @@ pub(super) enum Cold {
     Far { from: Fixup, target: u64, in_host: bool, saved: bool },
     /// A lookup missed: RAX minus the tag of slot RCX was compared.
     Miss { from: Vec<Fixup>, tag: u32, site: u32 },
+    /// The check of the leader of a group failed: the address is `low` from the guest register `base`.
+    Leader { from: Vec<Fixup>, base: u8, low: i32, site: u32 },
     /// Interpret the instruction of `site`; its operands were found unfit for the host.
     Unfit { from: Vec<Fixup>, site: u32, stub: u64 },
     /// Leave for another block by `link`.
@@ -99,20 +101,19 @@ impl Lowering<'_> {
         let displacement = -i32::from(size);
         let direct = instruction.is_call_near();
         let target = if direct { self.branch_target(instruction)? } else { 0 };
-        self.before_clobber(flags.live_in);
         let mut sites = Vec::new();
         if !direct {
-            self.indirect_target(instruction, &mut sites)?;
+            self.indirect_target(instruction, &mut sites, flags)?;
             self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
         }
-        let site = self.stack_lookup(instruction, displacement, size, true);
+        let operand = self.stack_operand(instruction, displacement, size, true, flags.live_in);
+        sites.extend(operand.site);
         let next = self.next_rip(instruction);
         if next as i64 as i32 as i64 == next as i64 || size < 8 {
-            let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
-            self.asm.sized(size, &[0xC7], 0, slot);
+            self.asm.sized(size, &[0xC7], 0, operand.rm);
             self.asm.raw(&next.to_le_bytes()[..if size == 2 { 2 } else { 4 }]);
         } else {
-            let slot = self.combine(host::RCX);
+            let slot = self.without_rax(operand.rm);
             self.asm.mov_imm(host::RAX, next);
             self.asm.store(slot, host::RAX);
         }
@@ -123,23 +124,20 @@ impl Lowering<'_> {
             self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));
             self.jump_by_table(None, Some((instruction, i32::from(size))));
         }
-        sites.push(site);
         self.finish_branch_sites(&sites);
         Ok(())
     }
 
     pub(super) fn ret(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
         let size = self.operand_size(instruction);
-        self.before_clobber(flags.live_in);
-        let site = self.stack_lookup(instruction, 0, size, false);
-        let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
-        self.load_target(size, slot);
-        self.check_target(instruction, size, site);
+        let operand = self.stack_operand(instruction, 0, size, false, flags.live_in);
+        self.load_target(size, operand.rm);
+        self.check_target(instruction, size, operand.site);
         let extra = if instruction.op_count() == 1 { instruction.immediate16() } else { 0 };
         let released = i32::from(size) + i32::from(extra);
         self.move_stack(released);
         self.jump_by_table(None, Some((instruction, -released)));
-        self.finish_branch_sites(&[site]);
+        self.finish_branch_sites(operand.site.as_slice());
         Ok(())
     }
 
@@ -149,33 +147,32 @@ impl Lowering<'_> {
             self.leave_to(target, target <= instruction.ip());
             return Ok(());
         }
-        self.before_clobber(flags.live_in);
         let mut sites = Vec::new();
-        self.indirect_target(instruction, &mut sites)?;
+        self.indirect_target(instruction, &mut sites, flags)?;
         self.jump_by_table(None, Some((instruction, 0)));
         self.finish_branch_sites(&sites);
         Ok(())
     }
 
     /// RAX = the target of an indirect jump or call.
-    fn indirect_target(&mut self, instruction: &Instruction, sites: &mut Vec<u32>) -> Result<(), Unfit> {
+    fn indirect_target(&mut self, instruction: &Instruction, sites: &mut Vec<u32>, flags: Use) -> Result<(), Unfit> {
         let size = self.operand_size(instruction);
         let site = match instruction.op0_kind() {
             OpKind::Memory => {
-                self.address(instruction)?;
-                let site = self.lookup(instruction, Memory { size, write: false, aligned: false });
-                let slot = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
-                self.load_target(size, slot);
-                site
+                let memory = Memory { size, write: false, aligned: false };
+                let operand = self.operand(instruction, memory, flags.live_in)?;
+                self.load_target(size, operand.rm);
+                operand.site
             }
             _ => {
                 let gpr = general(instruction.op0_register(), OpAccess::Read).ok_or(Unfit)?;
+                self.before_clobber(flags.live_in);
                 self.load_target(size, place(gpr.number));
-                self.site(instruction, SiteKind::Interpret, 0, false)
+                Some(self.site(instruction, SiteKind::Interpret, 0, false))
             }
         };
         self.check_target(instruction, size, site);
-        sites.push(site);
+        sites.extend(site);
         Ok(())
     }
 
@@ -186,11 +183,9 @@ impl Lowering<'_> {
     }
 
     /// Leaves a branch to RAX to the interpreter where that is beyond the code segment. Destroys the host's flags.
-    fn check_target(&mut self, instruction: &Instruction, size: u16, site: u32) {
+    fn check_target(&mut self, instruction: &Instruction, size: u16, site: Option<u32>) {
         let most = if size == 2 { 0xFFFF } else { u64::from(u32::MAX) };
-        if self.mode.reaches(most) {
-            return;
-        }
+        let (false, Some(site)) = (self.mode.reaches(most), site) else { return };
         self.asm.group1(false, 7, Rm::Register(host::RAX), self.mode.code_limit() as i32);
         let from = vec![self.asm.jcc_forward(condition::A)];
         self.unfit(instruction, from, site);
@@ -320,6 +315,10 @@ impl Lowering<'_> {
                     asm.raw(&[0xB9]);
                     asm.dword(site);
                     asm.jmp(self.stubs.memory);
+                }
+                Cold::Leader { from, base, low, site } => {
+                    from.into_iter().for_each(|fixup| asm.bind(fixup));
+                    self.memo_missed(base, low, site);
                 }
                 Cold::Unfit { from, site, stub } => {
                     from.into_iter().for_each(|fixup| asm.bind(fixup));

@@ -12,12 +12,13 @@
 //!
 //! # Files
 //! Here are the driver and the state of the flags. `copy` has the instructions that keep their encoding; the others have
-//! rules, in `address` (operands in memory), `arithmetic`, `stack`, `string`, `units` (control words of the vector units and x87), `system` and `flow` (branches, the block's exits).
+//! rules, in `address` and `memo` (operands in memory), `arithmetic`, `stack`, `string`, `units` (control words of the vector units and x87), `system` and `flow` (branches, the block's exits).
 
 mod address;
 mod arithmetic;
 mod copy;
 mod flow;
+mod memo;
 mod stack;
 mod string;
 mod system;
@@ -27,13 +28,17 @@ use super::asm::{Asm, host};
 use super::encode::Rm;
 use super::flags::{self, Use};
 use super::form::{Plan, Planner};
+use super::groups::Groups;
 use super::stubs::Stubs;
-use super::{Link, Site};
+use super::{Leader, Link, Records, Site};
 use crate::blocks::{Block, BlockId, Decoded, Key};
 use crate::mode::Mode;
 use crate::state::layout;
+use crate::tlb::View;
 use flow::Cold;
 use iced_x86::{FlowControl, Instruction, Mnemonic};
+use memo::Open;
+use rustc_hash::FxHashSet;
 
 /// Where a guest register lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +120,14 @@ pub struct Lowering<'a> {
     sites: &'a mut Vec<Site>,
     decoded: &'a mut Vec<Decoded>,
     links: &'a mut Vec<Link>,
+    memos: &'a mut Vec<Leader>,
+    next_memo: &'a mut usize,
+    groups: Groups,
+    open: Open,
+    /// Index of the present instruction.
+    index: usize,
+    /// Where the instructions end.
+    ends: Vec<u64>,
     block: BlockId,
     start_rip: u64,
     /// Where in its page the block begins.
@@ -135,13 +148,7 @@ pub struct Lowering<'a> {
 
 impl<'a> Lowering<'a> {
     /// Prepares to translate a block.
-    pub fn new(
-        place: Place,
-        stubs: &'a Stubs,
-        sites: &'a mut Vec<Site>,
-        decoded: &'a mut Vec<Decoded>,
-        links: &'a mut Vec<Link>,
-    ) -> Self {
+    pub fn new(place: Place, stubs: &'a Stubs, records: &'a mut Records) -> Self {
         let Place { base, key, block, mode_number } = place;
         let tlb_base = layout::tlb(key.mode.view());
         Lowering {
@@ -149,9 +156,15 @@ impl<'a> Lowering<'a> {
             mode: key.mode,
             mode_number,
             stubs,
-            sites,
-            decoded,
-            links,
+            sites: &mut records.sites,
+            decoded: &mut records.decoded,
+            links: &mut records.links,
+            memos: &mut records.leaders,
+            next_memo: &mut records.next_memo,
+            groups: Groups::none(0),
+            open: Open::default(),
+            index: 0,
+            ends: Vec::new(),
             block,
             start_rip: key.rip,
             start_in_page: key.offset & 0xFFF,
@@ -166,8 +179,8 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Translates the block's instructions, whose bytes are given.
-    pub fn translate(mut self, planner: &mut Planner, block: &Block) -> Lowered {
+    /// Translates the block's instructions, whose bytes are given. Those at addresses in `roaming` do without memos.
+    pub fn translate(mut self, planner: &mut Planner, block: &Block, roaming: &FxHashSet<u64>) -> Lowered {
         let bytes = &block.bytes[..];
         let mut at = 0;
         let mut plans = Vec::with_capacity(block.code.len());
@@ -177,6 +190,15 @@ impl<'a> Lowering<'a> {
             at = end;
         }
         let mut uses = flags::liveness(&block.code, |index| matches!(plans[index].0, Plan::Interpret));
+        if self.wide() {
+            let view = self.mode.view();
+            let roams = |rip: u64| roaming.contains(&rip);
+            self.groups = Groups::find(&block.code, |index| &plans[index].0, roams, view == View::User);
+            self.open = Open::new(memo::assign(&self.groups, view, self.next_memo));
+        } else {
+            self.groups = Groups::none(block.code.len());
+        }
+        self.ends = block.code.iter().map(|decoded| decoded.instruction.next_ip()).collect();
         self.entries(&uses, &plans);
         let mut ended = false;
         for (index, decoded) in block.code.iter().enumerate() {
@@ -188,6 +210,8 @@ impl<'a> Lowering<'a> {
                     && next.instruction.mnemonic() != Mnemonic::Sti
                     && !matches!(plans[index + 1].0, Plan::Interpret)
             });
+            self.index = index;
+            self.resume_at(index);
             let shadow = self.shadow;
             ended = self.instruction(decoded, plan, planner, bytes, flags);
             if shadow {
@@ -195,6 +219,7 @@ impl<'a> Lowering<'a> {
             }
         }
         if !ended {
+            self.resume_at(block.code.len());
             self.leave_to(self.mode.truncate(block.key.rip.wrapping_add(u64::from(block.size))), false);
         }
         self.emit_cold();
@@ -240,6 +265,7 @@ impl<'a> Lowering<'a> {
     /// Translates one instruction. True when it ends the block with all exits emitted.
     fn instruction(&mut self, decoded: &Decoded, plan: &Plan, planner: &mut Planner, bytes: &[u8], flags: Use) -> bool {
         let mark = (self.asm.bytes.len(), self.cold.len(), self.sites.len(), self.in_host, self.saved);
+        let memos = (self.memos.len(), self.open.sites());
         let result = match plan {
             Plan::Nothing => Ok(false),
             Plan::Copy(copied) => self.copy(decoded, copied, flags).map(|()| false),
@@ -247,8 +273,14 @@ impl<'a> Lowering<'a> {
             Plan::Interpret => Err(Unfit),
         };
         match result {
-            Ok(ended) => ended,
+            Ok(ended) => {
+                self.open.instruction_done();
+                ended
+            }
             Err(Unfit) => {
+                self.memos.truncate(memos.0);
+                self.open.forget_sites(memos.1);
+                self.open.close();
                 self.asm.bytes.truncate(mark.0);
                 self.cold.truncate(mark.1);
                 self.sites.truncate(mark.2);
@@ -256,6 +288,13 @@ impl<'a> Lowering<'a> {
                 self.interpret(&decoded.instruction);
                 false
             }
+        }
+    }
+
+    /// Leaders that were interpreted, and what followed them, go on here.
+    fn resume_at(&mut self, index: usize) {
+        for site in self.open.resuming_at(index) {
+            self.finish_site(site);
         }
     }
 

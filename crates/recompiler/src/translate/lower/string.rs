@@ -3,6 +3,7 @@
 //! A repeated instruction runs on the host as it is, when all its elements lie in one page of each side; any other is
 //! left to the interpreter, which goes page by page. The same is done where the direction flag is set.
 
+use super::memo::TABLE;
 use super::{HOMES, Home, Lowering, Unfit, home, place};
 use crate::state::layout;
 use crate::translate::SiteKind;
@@ -83,7 +84,7 @@ impl Lowering<'_> {
                 self.sized(0x8A, size, host::RAX, FOUND);
                 self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
                 let to = self.at(instruction, 7, size, SiteKind::Write);
-                let slot = self.combine(host::RCX);
+                let slot = self.combine(TABLE, host::RCX);
                 self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));
                 self.sized(0x88, size, host::RAX, slot);
                 self.advance(instruction, 6, size);
@@ -92,7 +93,7 @@ impl Lowering<'_> {
             }
             Kind::Store => {
                 let to = self.at(instruction, 7, size, SiteKind::Write);
-                let slot = self.combine(host::RCX);
+                let slot = self.combine(TABLE, host::RCX);
                 self.asm.load(host::RAX, place(0));
                 self.sized(0x88, size, host::RAX, slot);
                 self.advance(instruction, 7, size);
@@ -100,7 +101,7 @@ impl Lowering<'_> {
             }
             Kind::Load => {
                 let from = self.at(instruction, 6, size, SiteKind::Read);
-                let slot = self.combine(host::RCX);
+                let slot = self.combine(TABLE, host::RCX);
                 self.asm.load(host::RAX, place(0));
                 self.sized(0x8A, size, host::RAX, slot);
                 self.asm.store(place(0), host::RAX);
@@ -109,7 +110,7 @@ impl Lowering<'_> {
             }
             Kind::Scan => {
                 let with = self.at(instruction, 7, size, SiteKind::Read);
-                let slot = self.combine(host::RCX);
+                let slot = self.combine(TABLE, host::RCX);
                 self.asm.load(host::RAX, place(0));
                 self.sized(0x3A, size, host::RAX, slot);
                 self.advance(instruction, 7, size);
@@ -120,7 +121,7 @@ impl Lowering<'_> {
                 self.sized(0x8A, size, host::RAX, FOUND);
                 self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
                 let with = self.at(instruction, 7, size, SiteKind::Read);
-                let slot = self.combine(host::RCX);
+                let slot = self.combine(TABLE, host::RCX);
                 self.asm.load(host::RAX, Rm::Gs(layout::SCRATCH));
                 self.sized(0x3A, size, host::RAX, slot);
                 self.advance(instruction, 6, size);
@@ -157,12 +158,12 @@ impl Lowering<'_> {
         }
         let from = (kind == Kind::Move).then(|| {
             let from = self.at(instruction, 6, size, SiteKind::Read);
-            self.combine(host::RAX);
+            self.combine(TABLE, host::RAX);
             self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
             from
         });
         let to = self.at(instruction, 7, size, SiteKind::WriteRun);
-        self.combine(host::RAX);
+        self.combine(TABLE, host::RAX);
         // The host's instruction works on its own registers: the guest's wait in the core.
         let asm = &mut self.asm;
         sides.iter().for_each(|&side| asm.store(Rm::Gs(layout::gpr(side)), HOMES[usize::from(side)]));

@@ -2,6 +2,7 @@
 //! of segment registers; and the way to the interpreter for all others.
 
 use super::flow::Cold;
+use super::memo::TABLE;
 use super::{HOMES, Lowering, Unfit, place};
 use crate::interp;
 use crate::state::layout;
@@ -102,7 +103,7 @@ impl Lowering<'_> {
             self.before_clobber(flags.live_in);
             self.address(instruction)?;
             let site = self.lookup(instruction, Memory { size: 2, write: true, aligned: false });
-            let slot = self.combine(host::RCX);
+            let slot = self.combine(TABLE, host::RCX);
             self.asm.op(false, &[0x0F, 0xB7], host::RAX, selector);
             self.asm.sized(2, &[0x89], host::RAX, slot);
             self.finish_site(site);
@@ -149,7 +150,7 @@ impl Lowering<'_> {
         self.before_clobber(flags.live_in);
         self.address(instruction)?;
         let site = self.lookup(instruction, Memory { size: size + 2, write: false, aligned: false });
-        self.combine(host::RCX);
+        self.combine(TABLE, host::RCX);
         let selector = Rm::Base { base: host::RCX, displacement: i32::from(size) };
         self.asm.op(false, &[0x0F, 0xB7], host::RAX, selector);
         self.load_paragraphs(instruction, register, site);

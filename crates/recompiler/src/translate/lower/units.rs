@@ -1,6 +1,7 @@
 //! Instructions of the vector units and x87 that are not copied as they are: control words, whose exceptions must stay
 //! masked in translated code, and implicit general registers.
 
+use super::memo::TABLE;
 use super::{Lowering, Unfit, place};
 use crate::state::layout;
 use crate::translate::SiteKind;
@@ -62,7 +63,7 @@ impl Lowering<'_> {
             self.address(instruction)?;
             // The only SSE instructions, but for unaligned moves, that let their operand lie anywhere.
             site = Some(self.lookup(instruction, Memory { aligned: false, ..memory }));
-            rm = self.combine(host::RCX);
+            rm = self.combine(TABLE, host::RCX);
         }
         self.asm.load(host::RAX, place(0));
         copied.raw.emit(&mut self.asm, copied.raw.reg, rm, copied.raw.vvvv(), false);

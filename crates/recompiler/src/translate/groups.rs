@@ -1,0 +1,312 @@
+//! Which memory accesses of a block share one check: those off one value in a register, a few bytes apart.
+//!
+//! A compiler reaches the fields of a structure, the slots of a stack frame and the registers it saves off one base. The
+//! first access of such a *group* that runs, its *leader*, checks the page for all of them; the others follow with
+//! neither check nor change of flags. What the registers hold is followed symbolically: a version, and what constants
+//! have added to it since.
+
+use super::form::{Memory, Plan, general};
+use crate::blocks::Decoded;
+use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
+
+/// Bytes from the lowest to the highest access of a group. Wide groups more often lie across the end of a page.
+const SPAN: i32 = 512;
+
+/// Accesses off one value.
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    /// Lowest byte, relative to the value.
+    pub low: i32,
+    /// End of the highest byte.
+    pub high: i32,
+    /// One of them writes.
+    pub write: bool,
+    /// Address bits that have to be zero at `low`, which was chosen so.
+    pub mask: i32,
+    /// The value is the stack pointer's at the start of the block.
+    pub stack: bool,
+    /// Number of accesses.
+    pub count: u32,
+    first: usize,
+    last: usize,
+    version: u32,
+}
+
+/// One access in its group.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// Index of the group.
+    pub group: usize,
+    /// Distance from the group's value.
+    pub displacement: i32,
+}
+
+/// What a register holds: what it held at some point, plus a constant.
+#[derive(Clone, Copy)]
+struct Value {
+    version: u32,
+    offset: i32,
+}
+
+/// The groups of a block.
+pub struct Groups {
+    /// The groups.
+    pub list: Vec<Group>,
+    /// Per instruction: its explicit memory operand, and its implicit one (the stack).
+    accesses: Vec<[Option<Access>; 2]>,
+    registers: [Value; 16],
+    versions: u32,
+}
+
+/// The version that RSP has at the start of a block.
+const STACK: u32 = 4;
+
+impl Groups {
+    /// Looks for the groups of a block of 64-bit code. `roams`: the instruction at this address is known to wander from
+    /// page to page, and to be better off alone. `lone`: groups of one access are of use.
+    pub fn find<'a>(
+        code: &[Decoded],
+        plan: impl Fn(usize) -> &'a Plan,
+        roams: impl Fn(u64) -> bool,
+        lone: bool,
+    ) -> Self {
+        let mut groups = Groups {
+            list: Vec::new(),
+            accesses: vec![[None; 2]; code.len()],
+            registers: std::array::from_fn(|number| Value { version: number as u32, offset: 0 }),
+            versions: 16,
+        };
+        for (index, decoded) in code.iter().enumerate() {
+            groups.instruction(index, &decoded.instruction, plan(index), roams(decoded.instruction.ip()));
+        }
+        for access in groups.accesses.iter_mut().flatten() {
+            let group = access.map(|access| groups.list[access.group]);
+            if group.is_some_and(|group| group.count == 1 && !lone && !group.stack) {
+                *access = None;
+            }
+        }
+        groups
+    }
+
+    /// No groups at all.
+    pub fn none(instructions: usize) -> Self {
+        Groups {
+            list: Vec::new(),
+            accesses: vec![[None; 2]; instructions],
+            registers: [Value { version: 0, offset: 0 }; 16],
+            versions: 0,
+        }
+    }
+
+    /// The access of instruction `index`: the one through its memory operand, or the implicit one.
+    pub fn access(&self, index: usize, implicit: bool) -> Option<Access> {
+        self.accesses[index][usize::from(implicit)]
+    }
+
+    /// Where translated code may go on when the instructions from `index`, the leader of `group`, are interpreted: behind
+    /// the last access that could have relied on a leader among them.
+    pub fn resume(&self, index: usize, group: usize) -> usize {
+        let mut last = self.list[group].last;
+        while let Some(other) =
+            self.list.iter().find(|other| other.first > index && other.first <= last && other.last > last)
+        {
+            last = other.last;
+        }
+        last + 1
+    }
+
+    fn instruction(&mut self, index: usize, instruction: &Instruction, plan: &Plan, roams: bool) {
+        use Mnemonic::*;
+        match plan {
+            Plan::Nothing => {}
+            Plan::Interpret => self.forget_all(),
+            Plan::Copy(copied) => {
+                if let Some(memory) = copied.memory {
+                    self.explicit(index, instruction, memory, roams);
+                }
+                if self.constant(instruction) {
+                    return;
+                }
+                for gpr in [copied.reg, copied.rm, copied.vvvv, copied.opcode].into_iter().flatten() {
+                    if gpr.written {
+                        self.forget(gpr.number);
+                    }
+                }
+            }
+            Plan::Rule => match instruction.mnemonic() {
+                Lea => self.lea(instruction),
+                // Of other sizes than the natural one there are few.
+                Push | Pop | Call | Ret | Leave | Jmp if instruction.code().op_code().operand_size() == 16 => {
+                    self.forget_all();
+                }
+                Push | Pop if instruction.op0_register().is_segment_register() => self.forget_all(),
+                Push => {
+                    self.explicit(index, instruction, READ, roams);
+                    self.implicit(index, 4, -8, true, roams);
+                    self.registers[4].offset -= 8;
+                }
+                Pop => {
+                    self.implicit(index, 4, 0, false, roams);
+                    self.registers[4].offset += 8;
+                    self.forget(instruction.op0_register().full_register().number() as u8);
+                }
+                Call => {
+                    self.explicit(index, instruction, READ, roams);
+                    self.implicit(index, 4, -8, true, roams);
+                }
+                Ret => self.implicit(index, 4, 0, false, roams),
+                Jmp => self.explicit(index, instruction, READ, roams),
+                Leave => {
+                    self.implicit(index, 5, 0, false, roams);
+                    let Value { version, offset } = self.registers[5];
+                    self.registers[4] = Value { version, offset: offset + 8 };
+                    self.forget(5);
+                }
+                Mul | Imul | Div | Idiv => {
+                    let size = instruction.memory_size().size() as u16;
+                    self.explicit(index, instruction, Memory { size, ..READ }, roams);
+                    self.forget(0);
+                    self.forget(2);
+                }
+                Cbw | Cwde | Cdqe => self.forget(0),
+                Cwd | Cdq | Cqo => self.forget(2),
+                Pause | Ja | Jae | Jb | Jbe | Je | Jg | Jge | Jl | Jle | Jne | Jno | Jnp | Jns | Jo | Jp | Js => {}
+                _ => self.forget_all(),
+            },
+        }
+    }
+
+    /// A memory operand off one register.
+    fn explicit(&mut self, index: usize, instruction: &Instruction, memory: Memory, roams: bool) {
+        let has = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
+        let base = instruction.memory_base();
+        let locked = instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg;
+        if !has
+            || roams
+            || locked
+            || !base.is_gpr64()
+            || instruction.memory_index() != Register::None
+            || matches!(instruction.memory_segment(), Register::FS | Register::GS)
+        {
+            return;
+        }
+        let mask = if memory.aligned { i32::from(memory.size) - 1 } else { 0 };
+        let displacement = instruction.memory_displacement64() as i32;
+        let access = self.add(index, base.number() as u8, displacement, memory.size, memory.write, mask);
+        self.accesses[index][0] = access;
+    }
+
+    fn implicit(&mut self, index: usize, register: u8, displacement: i32, write: bool, roams: bool) {
+        if !roams {
+            self.accesses[index][1] = self.add(index, register, displacement, 8, write, 0);
+        }
+    }
+
+    fn add(
+        &mut self,
+        index: usize,
+        register: u8,
+        displacement: i32,
+        size: u16,
+        write: bool,
+        mask: i32,
+    ) -> Option<Access> {
+        let Value { version, offset } = self.registers[register as usize & 15];
+        let displacement = offset.checked_add(displacement)?;
+        let high = displacement.checked_add(i32::from(size))?;
+        let present = self.list.iter().rposition(|group| group.version == version);
+        if let Some(number) = present {
+            let group = &mut self.list[number];
+            let (from, to) = (group.low.min(displacement), group.high.max(high));
+            // Aligned accesses fit together when one test of the lowest address speaks for all.
+            let aligned = if group.mask == 0 {
+                Some((mask, from - (from.wrapping_sub(displacement) & mask)))
+            } else if mask == 0 {
+                Some((group.mask, from - (from.wrapping_sub(group.low) & group.mask)))
+            } else if (displacement ^ group.low) & mask & group.mask == 0 && mask == group.mask {
+                Some((mask, from))
+            } else {
+                None
+            };
+            if let Some((mask, from)) = aligned {
+                if to.checked_sub(from).is_some_and(|span| span <= SPAN) {
+                    *group = Group {
+                        low: from,
+                        high: to,
+                        write: group.write || write,
+                        mask,
+                        count: group.count + 1,
+                        last: index,
+                        ..*group
+                    };
+                    return Some(Access { group: number, displacement });
+                }
+            }
+        }
+        self.list.push(Group {
+            low: displacement,
+            high,
+            write,
+            mask,
+            stack: version == STACK && present.is_none(),
+            count: 1,
+            first: index,
+            last: index,
+            version,
+        });
+        Some(Access { group: self.list.len() - 1, displacement })
+    }
+
+    /// Whether an instruction copies a register or adds a constant to one; then that is noted.
+    fn constant(&mut self, instruction: &Instruction) -> bool {
+        use Mnemonic::*;
+        let Some(target) = general(instruction.op0_register(), OpAccess::Write) else { return false };
+        if target.size != 8 || instruction.op0_kind() != OpKind::Register {
+            return false;
+        }
+        let number = target.number as usize & 15;
+        let added = match instruction.mnemonic() {
+            Inc => Some(1),
+            Dec => Some(-1),
+            Add | Sub if !matches!(instruction.op1_kind(), OpKind::Register | OpKind::Memory) => {
+                let value = instruction.immediate(1) as i64;
+                i32::try_from(if instruction.mnemonic() == Add { value } else { -value }).ok()
+            }
+            Mov if instruction.op1_kind() == OpKind::Register && instruction.op1_register().is_gpr64() => {
+                self.registers[number] = self.registers[instruction.op1_register().number() & 15];
+                return true;
+            }
+            _ => None,
+        };
+        let Some(offset) = added.and_then(|added| self.registers[number].offset.checked_add(added)) else {
+            return false;
+        };
+        self.registers[number].offset = offset;
+        true
+    }
+
+    fn lea(&mut self, instruction: &Instruction) {
+        let target = instruction.op0_register();
+        let number = target.full_register().number() as u8;
+        let base = instruction.memory_base();
+        if target.is_gpr64() && base.is_gpr64() && instruction.memory_index() == Register::None {
+            let Value { version, offset } = self.registers[base.number() & 15];
+            if let Some(offset) = offset.checked_add(instruction.memory_displacement64() as i32) {
+                self.registers[number as usize & 15] = Value { version, offset };
+                return;
+            }
+        }
+        self.forget(number);
+    }
+
+    fn forget(&mut self, register: u8) {
+        self.registers[register as usize & 15] = Value { version: self.versions, offset: 0 };
+        self.versions += 1;
+    }
+
+    fn forget_all(&mut self) {
+        (0..16).for_each(|register| self.forget(register));
+    }
+}
+
+const READ: Memory = Memory { size: 8, write: false, aligned: false };

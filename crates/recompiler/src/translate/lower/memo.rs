@@ -1,0 +1,239 @@
+//! Operands in memory by way of memos: one check for a group of accesses.
+//!
+//! A leader adds the memo's `minus` to the lowest address of its group: a small sum says in one compare that the
+//! whole group lies in the memo's page. Then RCX is the memo's `addend`, and the guest's own addressing, with RCX as
+//! the index, reaches the host's bytes. Where groups of the kernel are concerned, whose accesses seldom stay in one page,
+//! the leader asks the TLB, and the memo only keeps the addend for the others.
+
+use super::flow::Cold;
+use super::{Home, Lowering, Unfit, home};
+use crate::state::layout;
+use crate::tlb::{Memo, View};
+use crate::translate::asm::{Fixup, condition, host};
+use crate::translate::encode::Rm;
+use crate::translate::flags::Flags;
+use crate::translate::form::Memory;
+use crate::translate::groups::{Group, Groups};
+use crate::translate::{Leader, SiteKind};
+use iced_x86::Instruction;
+
+/// Where [`Lowering::lookup`] leaves an operand.
+pub(super) const TABLE: Rm = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
+
+/// Where the host finds an operand.
+pub(super) struct Operand {
+    /// The operand.
+    pub rm: Rm,
+    /// The site to finish behind the instruction.
+    pub site: Option<u32>,
+}
+
+/// What an instruction accesses besides its explicit memory operand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Implied {
+    /// It is the explicit operand that is meant.
+    Nothing,
+    /// What a register points at, a displacement away.
+    Register(u8, i32),
+}
+
+/// The state of the block's groups.
+#[derive(Default)]
+pub(super) struct Open {
+    /// Per group: its memo.
+    memos: Vec<Option<usize>>,
+    /// Per group: its leader has run.
+    groups: Vec<bool>,
+    /// Groups that the present instruction leads.
+    leading: Vec<usize>,
+    /// Sites of leaders, and the instruction to go on at where theirs and some more were interpreted.
+    resumes: Vec<(u32, usize)>,
+}
+
+impl Open {
+    /// For groups that have these memos.
+    pub fn new(memos: Vec<Option<usize>>) -> Self {
+        let groups = vec![false; memos.len()];
+        Open { memos, groups, ..Open::default() }
+    }
+
+    /// Closes all groups: something unknown happens.
+    pub fn close(&mut self) {
+        self.groups.fill(false);
+        self.leading.clear();
+    }
+
+    /// The present instruction is translated: what it led is open.
+    pub fn instruction_done(&mut self) {
+        for group in self.leading.drain(..) {
+            self.groups[group] = true;
+        }
+    }
+
+    /// The number of waiting sites, for [`Self::forget_sites`].
+    pub fn sites(&self) -> usize {
+        self.resumes.len()
+    }
+
+    /// Forgets sites behind the first `keep`.
+    pub fn forget_sites(&mut self, keep: usize) {
+        self.resumes.truncate(keep);
+    }
+
+    /// Takes the sites that go on at an instruction.
+    pub fn resuming_at(&mut self, index: usize) -> Vec<u32> {
+        let (here, later) = self.resumes.drain(..).partition(|&(_, at)| at == index);
+        self.resumes = later;
+        here.into_iter().map(|(site, _)| site).collect()
+    }
+}
+
+impl Lowering<'_> {
+    /// The explicit memory operand. Of `live`, the flags wanted before the instruction, those in the host's are saved
+    /// where they would be destroyed. RAX and RCX are destroyed; both may be part of the operand.
+    pub(super) fn operand(&mut self, instruction: &Instruction, memory: Memory, live: Flags) -> Result<Operand, Unfit> {
+        if let Some(operand) = self.grouped_operand(instruction, Implied::Nothing, memory, live) {
+            return Ok(operand);
+        }
+        self.before_clobber(live);
+        self.address(instruction)?;
+        let site = self.lookup(instruction, memory);
+        Ok(Operand { rm: TABLE, site: Some(site) })
+    }
+
+    /// An operand that belongs to a group; otherwise nothing is done.
+    pub(super) fn grouped_operand(
+        &mut self,
+        instruction: &Instruction,
+        implied: Implied,
+        memory: Memory,
+        live: Flags,
+    ) -> Option<Operand> {
+        let access = self.groups.access(self.index, implied != Implied::Nothing)?;
+        let memo = self.open.memos[access.group]?;
+        let (base, displacement) = match implied {
+            Implied::Register(number, displacement) => (number, displacement),
+            Implied::Nothing => (instruction.memory_base().number() as u8, instruction.memory_displacement64() as i32),
+        };
+        let addend = Rm::Gs(layout::memo(memo) + layout::MEMO_ADDEND);
+        if self.open.groups[access.group] {
+            let base = self.base(base);
+            self.asm.load(host::RCX, addend);
+            return Some(Operand { rm: Rm::BaseIndex { base, index: host::RCX, scale: 0, displacement }, site: None });
+        }
+        self.before_clobber(live);
+        let group = self.groups.list[access.group];
+        let low = displacement.wrapping_sub(access.displacement).wrapping_add(group.low);
+        let tag = self.tlb_base + if group.write { layout::TLB_WRITE } else { layout::TLB_READ };
+        let remembered = self.remembers(&group);
+        let join = self.asm.bytes.len() as u32;
+        let mut register = self.base(base);
+        let from;
+        if remembered {
+            self.asm.load(host::RCX, Rm::Gs(layout::memo(memo) + layout::MEMO_MINUS));
+            self.asm.lea(host::RCX, Rm::BaseIndex { base: register, index: host::RCX, scale: 0, displacement: low });
+            from = self.in_page(host::RCX, &group);
+            self.asm.load(host::RCX, addend);
+        } else {
+            self.asm.lea(host::RAX, Rm::Base { base: register, displacement: low });
+            self.slot();
+            self.asm.op(true, &[0x2B], host::RAX, Rm::GsIndexed { base: host::RCX, displacement: tag });
+            from = self.in_page(host::RAX, &group);
+            let found = Rm::GsIndexed { base: host::RCX, displacement: self.tlb_base + layout::TLB_ADDEND };
+            self.asm.load(host::RCX, found);
+            if group.count > 1 {
+                self.asm.store(addend, host::RCX);
+            }
+            register = self.base(base);
+        }
+        let resume = self.groups.resume(self.index, access.group);
+        let site = self.site(instruction, SiteKind::Leader, memory.size, memory.aligned);
+        self.sites[site as usize].extent = self.ends[resume - 1].wrapping_sub(instruction.ip()) as u16;
+        self.sites[site as usize].decoded = self.memos.len() as u32;
+        self.memos.push(Leader {
+            most: 4096 - (group.high - group.low) as u64,
+            tag,
+            memo: layout::memo(memo),
+            number: memo as u32,
+            join,
+            site,
+            mask: group.mask as u32,
+            own: (access.displacement - group.low) as u32,
+            misses: 0,
+            group_writes: group.write,
+            writes: memory.write,
+            remembered,
+        });
+        self.open.leading.push(access.group);
+        self.open.resumes.push((site, resume));
+        self.cold.push(Cold::Leader { from, base, low, site });
+        Some(Operand { rm: Rm::BaseIndex { base: register, index: host::RCX, scale: 0, displacement }, site: None })
+    }
+
+    /// Whether a group's leader compares with its memo, instead of asking the TLB.
+    fn remembers(&self, group: &Group) -> bool {
+        group.stack || self.mode.view() == View::User
+    }
+
+    /// A guest register to address with; one that lives in the core is loaded into RAX.
+    fn base(&mut self, number: u8) -> u8 {
+        match home(number) {
+            Home::Host(register) => register,
+            Home::Core(offset) => {
+                self.asm.load(host::RAX, Rm::Gs(offset));
+                host::RAX
+            }
+        }
+    }
+
+    /// Jumps away unless the whole group, whose lowest byte is at `offset` in the page, is in it.
+    fn in_page(&mut self, offset: u8, group: &Group) -> Vec<Fixup> {
+        let mut from = Vec::new();
+        if group.mask != 0 {
+            // test offset, mask
+            self.asm.op(false, &[0xF6], 0, Rm::Register(offset));
+            self.asm.raw(&[group.mask as u8]);
+            from.push(self.asm.jcc_forward(condition::NE));
+        }
+        self.asm.group1(true, 7, Rm::Register(offset), 4096 - (group.high - group.low));
+        from.push(self.asm.jcc_forward(condition::A));
+        from
+    }
+
+    /// A leader's check failed: RAX = its group's lowest address.
+    pub(super) fn memo_missed(&mut self, base: u8, low: i32, site: u32) {
+        let register = self.base(base);
+        self.asm.lea(host::RAX, Rm::Base { base: register, displacement: low });
+        let record = &self.sites[site as usize];
+        let remembered = self.memos[record.decoded as usize].remembered;
+        // mov ecx, number
+        self.asm.raw(&[0xB9]);
+        self.asm.dword(if remembered { record.decoded } else { site });
+        self.asm.jmp(if remembered { self.stubs.memo } else { self.stubs.memory });
+    }
+
+    /// RAX + displacement without RAX in it: for instructions that need RAX otherwise.
+    pub(super) fn without_rax(&mut self, operand: Rm) -> Rm {
+        match operand {
+            Rm::BaseIndex { base: host::RAX, .. } => self.combine(operand, host::RCX),
+            other => other,
+        }
+    }
+}
+
+/// The memos for the groups of a block. `next`: where the next block looks for its own, among those of the view.
+pub(super) fn assign(groups: &Groups, view: View, next: &mut usize) -> Vec<Option<usize>> {
+    let (first, count) = Memo::of_view(view);
+    let shared = count - Memo::STACK;
+    let mut used = 0;
+    let mut assign = |group: &Group| {
+        if group.stack {
+            return Some(first + usize::from(group.write));
+        }
+        used += 1;
+        let number = if view == View::User { *next % shared } else { used - 1 };
+        *next = next.wrapping_add(1);
+        (used <= shared).then_some(first + Memo::STACK + number)
+    };
+    groups.list.iter().map(&mut assign).collect()
+}

@@ -1,0 +1,115 @@
+//! Memos that miss: finding the page, and finding out which instructions are better off without.
+
+use super::callbacks::{INTERPRET, Resolved, raise, saved_to_flags};
+use super::{Leader, Site, stubs};
+use crate::mmu::Kind;
+use crate::smp::Request;
+use crate::state::Core;
+use crate::tlb;
+
+/// Misses of all memos between two looks at who missed.
+const BUDGET: i32 = 1 << 18;
+
+/// Ticks of the time-stamp counter per miss below which memos miss too often.
+const RARE: u64 = 150;
+
+/// A leader that has this share of all misses does without from then on.
+const SHARE: u32 = BUDGET as u32 / 256;
+
+/// What an interpreted group counts for, in misses.
+const INTERPRETED: u32 = 64;
+
+/// A leader this often in vain does without, whatever the others do.
+const HOPELESS: u32 = 1 << 14;
+
+/// Most instructions known to roam; when there are more, all get another chance.
+const MOST_ROAMING: usize = 1 << 16;
+
+/// The check of the leader at `site` failed, and so did the TLB: finds its group's bytes, the lowest of which is at
+/// `linear`. Runs with the guest's vector registers live, as [`super::callbacks::resolve_memory`], which calls it.
+pub(super) fn resolve(core: &mut Core, linear: u64, site: Site) -> Resolved {
+    if core.memo_budget < 0 {
+        judge(core);
+    }
+    let Some(memo) = leader_at(core, site.decoded) else { return INTERPRET };
+    let Leader { most, mask, join, number, own, group_writes, writes, remembered, .. } = *memo;
+    let own = linear.wrapping_add(u64::from(own));
+    let size = u64::from(site.size);
+    if (own & 0xFFF) + size > 4096 || site.aligned && own & (size - 1) != 0 {
+        return in_vain(core, site);
+    }
+    let view = site.mode.view();
+    let kind = if writes { Kind::Write } else { Kind::Read };
+    if let Err(fault) = core.translate_page(view, own, kind) {
+        if !site.mode.light() {
+            return INTERPRET;
+        }
+        // Nothing of the instruction is done before its last access is looked up.
+        core.rip = site.rip;
+        core.rflags = saved_to_flags(core.rflags, core.flags);
+        let resume = raise(core, fault);
+        return Resolved { resume: if resume == 0 { stubs::LEAVE } else { resume }, host: 0 };
+    }
+    let entry = &core.tlb.entries[view as usize][tlb::slot(linear)];
+    let tag = if group_writes { entry.write } else { entry.read };
+    if linear.wrapping_sub(tag) > most || linear as u32 & mask != 0 {
+        return in_vain(core, site);
+    }
+    if remembered {
+        let host = entry.host;
+        core.tlb.fill_memo(number as usize, linear, host);
+    }
+    Resolved { resume: core.code_base + u64::from(join), host: 0 }
+}
+
+/// A group that cannot be accessed as one is interpreted.
+fn in_vain(core: &mut Core, site: Site) -> Resolved {
+    if let Some(memo) = leader_at(core, site.decoded) {
+        memo.misses += INTERPRETED;
+        if memo.misses >= HOPELESS {
+            memo.misses = 0;
+            roams(core, site.rip);
+        }
+    }
+    INTERPRET
+}
+
+/// Many memos missed: when it happened in a short time, those that missed often do without memos in the future.
+fn judge(core: &mut Core) {
+    let now = core.tsc.now();
+    let often = now.wrapping_sub(core.memos_judged) < BUDGET as u64 * RARE;
+    core.memos_judged = now;
+    core.memo_budget = BUDGET;
+    for number in 0..core.leader_count {
+        let Some(memo) = leader_at(core, number) else { break };
+        let misses = std::mem::take(&mut memo.misses);
+        let site = memo.site;
+        if often && misses >= SHARE {
+            if let Some(site) = super::callbacks::site_at(core, site) {
+                roams(core, site.rip);
+            }
+        }
+    }
+}
+
+/// The instruction at `rip` does without memos: its block is translated afresh.
+fn roams(core: &mut Core, rip: u64) {
+    if core.roaming.len() >= MOST_ROAMING {
+        core.roaming.clear();
+    }
+    core.roaming.insert(rip);
+    // Where the code is not mapped any more, its block is not run any more either.
+    let Ok(physical) = core.fetch_address(rip) else { return };
+    if let Some(offset) = core.memory.offset(physical, 1) {
+        core.shared.mailbox(core.id).post(Request::Invalidate { offset, size: 1 });
+    }
+}
+
+fn leader_at(core: &mut Core, number: u32) -> Option<&mut Leader> {
+    if number >= core.leader_count {
+        return None;
+    }
+    // SAFETY: `leaders` points at `leader_count` elements that do not move while translated code runs; only this
+    // vCPU's thread, which is here, touches them.
+    Some(unsafe { &mut *(core.leaders as *mut Leader).add(number as usize) })
+}
