@@ -71,6 +71,9 @@ class FakeVM:
         self.end(KILLED)
         return self.wait()
 
+    def listings(self) -> str:
+        return ""
+
     def close(self) -> None:
         self.kill()
         self.closed = True

@@ -148,7 +148,20 @@ class Machine:
     x86-64-v3 or x86-64-v4; CoreError when this host cannot be one.
     """
 
-    def __init__(self, memory: GuestMemory, cpus: int, accelerator: str, cpu: str = "host") -> None: ...
+    def __init__(
+        self,
+        memory: GuestMemory,
+        cpus: int,
+        accelerator: str,
+        cpu: str = "host",
+        dump_block: int | None = None,
+        perf_map: Sequence[tuple[int, str]] | None = None,
+    ) -> None:
+        """`dump_block` is a linear guest address: `listings` has the recompiler's blocks that hold it.
+        `perf_map`: it writes /tmp/perf-PID.map for perf, with these addresses and names of guest code.
+        """
+    def listings(self) -> str:
+        """Guest code beside host code, of the blocks that were asked for."""
     @property
     def accelerator(self) -> str: ...
     @property

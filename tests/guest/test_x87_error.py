@@ -63,8 +63,8 @@ lost:
     mov al, 0x40
     out 0xf4, al
 """
-"""Port 0xf4 gets the number of interrupts: one for each division, taken at the next instruction that waits. After the
-write to port 0xf0 the handler's own instructions do not wait.
+"""Port 0xf4 gets the number of interrupts: one for each division, taken at the next instruction that waits.
+After the write to port 0xf0 the handler's own instructions do not wait.
 """
 
 

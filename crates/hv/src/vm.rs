@@ -59,6 +59,11 @@ pub trait Vm: Send + Sync {
     /// vCPU 0 starts as the boot processor; the others wait for INIT and a start-up IPI.
     fn create_vcpu(&self, id: u32, lapic: Option<Arc<dyn LocalApic>>) -> Result<Box<dyn Vcpu>, Error>;
 
+    /// What instruments have listed so far, for people: guest code beside the accelerator's. Empty where there is none.
+    fn listings(&self) -> String {
+        String::new()
+    }
+
     /// Makes a guest write of `size` bytes (0 = any size) to `address` signal `eventfd` inside the kernel instead of
     /// reaching the bus. `Ok(false)`: not supported here, the bus will see the write.
     fn register_ioeventfd(&self, address: IoAddress, size: u8, eventfd: RawFd) -> Result<bool, Error>;

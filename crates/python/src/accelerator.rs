@@ -1,7 +1,7 @@
 use hv::{Bus, GuestMemory, Vm};
 use hv_kvm::{KvmVm, Verdict};
 use pyo3::prelude::*;
-use recompiler::RecompilerVm;
+use recompiler::{Instruments, RecompilerVm};
 use std::sync::Arc;
 
 /// Makes the VM of the accelerator of this name, with processors of the model of that name.
@@ -11,12 +11,13 @@ pub fn create(
     bus: Arc<dyn Bus>,
     cpus: u32,
     model: &str,
+    instruments: Instruments,
 ) -> Result<Arc<dyn Vm>, hv::Error> {
     let model = hv::CpuModel::from_name(model)
         .ok_or_else(|| hv::Error::Unavailable(format!("there is no processor model {model}")))?;
     match name {
         "kvm" => Ok(KvmVm::new(memory, bus, cpus, model)?),
-        "recompiler" => Ok(RecompilerVm::new(memory, bus, cpus, model)?),
+        "recompiler" => Ok(RecompilerVm::new(memory, bus, cpus, model, instruments)?),
         _ => Err(hv::Error::Unavailable(format!("there is no accelerator {name}"))),
     }
 }

@@ -11,6 +11,7 @@ use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use recompiler::Instruments;
 use std::fs::File;
 use std::sync::Arc;
 use virtio::{Blk, BlkOptions, Net, NetOptions, NullBackend, Rng};
@@ -32,12 +33,25 @@ impl Machine {
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (memory, cpus, accelerator, cpu = "host"))]
-    fn new(py: Python<'_>, memory: &GuestMemory, cpus: u32, accelerator: &str, cpu: &str) -> PyResult<Self> {
+    #[pyo3(signature = (memory, cpus, accelerator, cpu = "host", dump_block = None, perf_map = None))]
+    fn new(
+        py: Python<'_>,
+        memory: &GuestMemory,
+        cpus: u32,
+        accelerator: &str,
+        cpu: &str,
+        dump_block: Option<u64>,
+        perf_map: Option<Vec<(u64, String)>>,
+    ) -> PyResult<Self> {
         let memory = memory.memory.clone();
         py.detach(|| {
             let buses = Arc::new(Buses::new());
-            let vm = accelerator::create(accelerator, memory.clone(), buses.clone(), cpus, cpu).map_err(core_error)?;
+            let mut instruments = Instruments::default().dump_block(dump_block);
+            if let Some(symbols) = perf_map {
+                instruments = instruments.perf_map(symbols).map_err(core_error)?;
+            }
+            let vm = accelerator::create(accelerator, memory.clone(), buses.clone(), cpus, cpu, instruments)
+                .map_err(core_error)?;
             let top =
                 memory.regions().iter().filter(|region| !region.readonly).map(|region| region.address + region.size);
             let (below, above): (Vec<u64>, Vec<u64>) = top.partition(|end| *end <= 1 << 32);
@@ -208,6 +222,10 @@ impl Machine {
 
     fn translate(&self, py: Python<'_>, cpu: u32, linear: u64) -> PyResult<Option<u64>> {
         py.detach(|| self.machine.with_vcpu(cpu, move |vcpu| vcpu.translate(linear))).map_err(core_error)
+    }
+
+    fn listings(&self) -> String {
+        self.machine.vm().listings()
     }
 
     fn statistics<'py>(&self, py: Python<'py>, cpu: u32) -> PyResult<Bound<'py, PyDict>> {

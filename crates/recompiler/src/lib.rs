@@ -7,6 +7,7 @@ pub mod cpuid;
 pub mod fault;
 #[cfg(test)]
 mod hostile;
+mod instruments;
 pub mod interp;
 pub mod mmu;
 pub mod mode;
@@ -26,5 +27,6 @@ mod units;
 mod vcpu;
 mod vm;
 
+pub use instruments::Instruments;
 pub use vcpu::RecompilerVcpu;
 pub use vm::RecompilerVm;

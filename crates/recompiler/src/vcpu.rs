@@ -7,6 +7,7 @@
 
 use crate::blocks::{self, Block, BlockId, Blocks, Found};
 use crate::fault::Fault;
+use crate::instruments::Instruments;
 use crate::interp::{self, Delivered};
 use crate::mode::Mode;
 use crate::smp::{QUIET, Request, WANTED};
@@ -76,6 +77,13 @@ impl RecompilerVcpu {
             kick,
             traced: std::env::var_os("WIRT_TRACE").is_some(),
         })
+    }
+
+    /// Sets who is told of each block that is translated.
+    pub(crate) fn set_instruments(&mut self, instruments: Arc<Instruments>) {
+        if let Some(translator) = &mut self.translator {
+            translator.set_instruments(instruments);
+        }
     }
 
     #[cfg(test)]

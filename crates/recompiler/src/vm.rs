@@ -1,5 +1,6 @@
 //! The virtual machine as an accelerator sees it.
 
+use crate::instruments::Instruments;
 use crate::smp::{CodePages, Inside, Mailbox, Shared};
 use crate::state::Core;
 use crate::tlb::Tlb;
@@ -100,10 +101,12 @@ pub struct RecompilerVm {
     cpus: u32,
     tsc: Tsc,
     model: Arc<crate::cpuid::CpuModel>,
+    instruments: Arc<Instruments>,
 }
 
 impl RecompilerVm {
-    /// Makes a VM of at most `cpus` vCPUs, which show themselves as `model`.
+    /// Makes a VM of at most `cpus` vCPUs, which show themselves as `model` and tell `instruments` what they
+    /// translate.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the host lacks something (SSE4.2, XSAVE, what the model promises) or the memory
@@ -113,6 +116,7 @@ impl RecompilerVm {
         bus: Arc<dyn Bus>,
         cpus: u32,
         model: hv::CpuModel,
+        instruments: Instruments,
     ) -> Result<Arc<Self>, Error> {
         let model = crate::cpuid::CpuModel::new(cpus, model)?;
         let pages = (memory.size() >> 12) as usize;
@@ -120,7 +124,15 @@ impl RecompilerVm {
         if !memory.set_code_watcher(Box::new(Watcher(shared.clone()))) {
             return Err(Error::Unavailable("the guest memory already belongs to a recompiler VM".into()));
         }
-        Ok(Arc::new(RecompilerVm { memory, bus, shared, cpus, tsc: Tsc::starting_at(0), model: Arc::new(model) }))
+        Ok(Arc::new(RecompilerVm {
+            memory,
+            bus,
+            shared,
+            cpus,
+            tsc: Tsc::starting_at(0),
+            model: Arc::new(model),
+            instruments: Arc::new(instruments),
+        }))
     }
 }
 
@@ -151,7 +163,13 @@ impl Vm for RecompilerVm {
             self.model.clone(),
             self.tsc,
         );
-        Ok(Box::new(RecompilerVcpu::new(core, kick)?))
+        let mut vcpu = RecompilerVcpu::new(core, kick)?;
+        vcpu.set_instruments(self.instruments.clone());
+        Ok(Box::new(vcpu))
+    }
+
+    fn listings(&self) -> String {
+        self.instruments.listings()
     }
 
     fn register_ioeventfd(&self, _address: IoAddress, _size: u8, _eventfd: RawFd) -> Result<bool, Error> {

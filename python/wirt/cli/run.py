@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from wirt.cli import counters
 from wirt.cli.session import Session
 from wirt.errors import Error, NotFoundError, UsageError
-from wirt.vm import VM, Disk, run
+from wirt.vm import VM, Disk, Instruments, run
 from wirt.vm.accelerator import ACCELERATORS
 from wirt.vm.spec import CPU_MODELS
 
@@ -122,6 +122,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--accel-stats", action="store_true", help="in the end show the accelerator's counters on stderr"
     )
+    looking = parser.add_argument_group("a look at the recompiler")
+    looking.add_argument(
+        "--dump-block",
+        type=_address,
+        metavar="ADDR",
+        help="in the end list guest code beside host code, of the blocks at this guest address (hexadecimal)",
+    )
+    looking.add_argument(
+        "--perf-map", action="store_true", help="name translated blocks in /tmp/perf-PID.map, for perf"
+    )
+    looking.add_argument(
+        "--symbols", metavar="FILE", help="names of guest code for it: vmlinux, System.map or kallsyms"
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -152,6 +165,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
             serial=fd,
             devices=arguments.device,
             reboot=not arguments.no_reboot,
+            instruments=_instruments(arguments),
         )
         with contextlib.closing(vm):
             if serial.kind == "file" and fd is not None and stat.S_ISREG(os.fstat(fd).st_mode):
@@ -168,7 +182,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
             try:
                 ending = session.run()
             finally:
-                _show_counters(vm, arguments)
+                _show_instruments(vm, arguments)
     if ending.message is not None:
         print(f"wirt: {ending.message}", file=sys.stderr)
     return ending.exit_status
@@ -188,10 +202,11 @@ def _run_command(arguments: argparse.Namespace) -> int:
         disks=arguments.disk,
         accel=arguments.accel,
         devices=arguments.device,
+        instruments=_instruments(arguments),
         timeout=arguments.timeout,
         on_start=lambda vm: _announce(vm, arguments),
         on_output=_write_output,
-        on_end=lambda vm: _show_counters(vm, arguments),
+        on_end=lambda vm: _show_instruments(vm, arguments),
     )
     return completed.returncode
 
@@ -201,7 +216,23 @@ def _announce(vm: VM, arguments: argparse.Namespace) -> None:
         print(f"wirt: accelerator {vm.accelerator}: {vm.accelerator_reason}", file=sys.stderr, flush=True)
 
 
-def _show_counters(vm: VM, arguments: argparse.Namespace) -> None:
+def _instruments(arguments: argparse.Namespace) -> Instruments:
+    if arguments.symbols is not None and not arguments.perf_map:
+        raise UsageError("--symbols are for the map of --perf-map: give it as well.")
+    symbols = None
+    if arguments.perf_map:
+        symbols = []
+        if arguments.symbols is not None:
+            from wirt.machine.symbols import read_symbols
+
+            symbols = read_symbols(Path(arguments.symbols))
+    return Instruments(arguments.dump_block, symbols)
+
+
+def _show_instruments(vm: VM, arguments: argparse.Namespace) -> None:
+    if arguments.dump_block is not None:
+        listings = vm.listings() or f"No block at {arguments.dump_block:#x} was translated.\n"
+        print(listings, end="", file=sys.stderr)
     if arguments.accel_stats:
         for vcpu in vm.vcpus:
             print(counters.text(vcpu.index, vcpu.statistics), file=sys.stderr)
@@ -257,6 +288,16 @@ def _cpus(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise UsageError(f"{text!r} is no number of vCPUs: give 1 to 255.")
     return int(text)
+
+
+def _address(text: str) -> int:
+    try:
+        address = int(text, 16)
+    except ValueError:
+        address = -1
+    if not 0 <= address < 1 << 64:
+        raise UsageError(f"{text!r} is no address: give it in hexadecimal, for instance ffffffff81000000.")
+    return address
 
 
 def _disk(text: str) -> Disk:

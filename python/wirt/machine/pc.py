@@ -33,6 +33,19 @@ class Disk(NamedTuple):
     readonly: bool = False
 
 
+class Instruments(NamedTuple):
+    """What the recompiler tells of the code it translates. `dump_block` is a linear guest address whose
+    blocks are listed; `perf_map` are addresses and names of guest code for a map that perf reads, None: no
+    map.
+    """
+
+    dump_block: int | None = None
+    perf_map: Sequence[tuple[int, str]] | None = None
+
+
+NO_INSTRUMENTS: Final = Instruments()
+
+
 class PcConfig(NamedTuple):
     """What the machine is made of. `memory_size` is in bytes; a kernel is a file or the bytes of one.
 
@@ -48,6 +61,7 @@ class PcConfig(NamedTuple):
     initrd: Path | bytes | None = None
     cmdline: str = ""
     cpu: str = "host"
+    instruments: Instruments = NO_INSTRUMENTS
     disks: Sequence[Disk] = ()
     devices: Sequence[Device] = ()
     debug_exit: bool = False
@@ -77,7 +91,7 @@ def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Termi
     """
     layout = memory_map(config.memory_size)
     memory = _core.GuestMemory([(region.address, region.size, region.offset, False) for region in layout.ram])
-    machine = _core.Machine(memory, config.cpus, config.accelerator, config.cpu)
+    machine = _core.Machine(memory, config.cpus, config.accelerator, config.cpu, *config.instruments)
     try:
         machine.add_uart("COM1", COM1_PORT, COM1_IRQ, com1)
         machine.add_rng(RNG_SLOT, "rng0")

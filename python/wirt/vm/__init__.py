@@ -1,6 +1,6 @@
 """One virtual machine: what it is made of, how it runs, and what a program can do with it."""
 
-from wirt.machine.pc import Disk
+from wirt.machine.pc import Disk, Instruments
 from wirt.vm.accelerator import Accelerator, choose
 from wirt.vm.console import Console
 from wirt.vm.memory import Memory
@@ -19,6 +19,7 @@ __all__ = [
     "CompletedExec",
     "Console",
     "Disk",
+    "Instruments",
     "Memory",
     "Registers",
     "Result",

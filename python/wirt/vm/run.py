@@ -9,7 +9,7 @@ from typing import Final
 
 from wirt.devices.device import Device
 from wirt.errors import Error, WaitTimeout
-from wirt.machine.pc import Disk
+from wirt.machine.pc import NO_INSTRUMENTS, Disk, Instruments
 from wirt.vm.frames import FrameReader
 from wirt.vm.shell import CompletedExec
 from wirt.vm.vm import VM
@@ -28,6 +28,7 @@ def run(
     disks: Sequence[str | os.PathLike[str] | Disk] = (),
     accel: str = "auto",
     devices: Sequence[Device | str] = (),
+    instruments: Instruments = NO_INSTRUMENTS,
     timeout: float | None = None,
     on_start: Callable[[VM], None] | None = None,
     on_output: Callable[[bytes], None] | None = None,
@@ -60,6 +61,7 @@ def run(
         accel=accel,
         devices=devices,
         reboot=False,
+        instruments=instruments,
     ) as vm:
         if on_start is not None:
             on_start(vm)

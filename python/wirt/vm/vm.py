@@ -15,7 +15,7 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.errors import ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
-from wirt.machine.pc import Disk, Pc, PcConfig, assemble
+from wirt.machine.pc import NO_INSTRUMENTS, Disk, Instruments, Pc, PcConfig, assemble
 from wirt.vm.accelerator import choose
 from wirt.vm.console import HISTORY, Console
 from wirt.vm.memory import Memory
@@ -48,7 +48,7 @@ class VM:
     nowhere, or to a file descriptor. `devices` are attached in order; the names isa-debug-exit and pc-testdev
     stand for QEMU's devices. `debug_port` is a file descriptor for what firmware prints to port 0x402;
     `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With `reboot`, a guest's reset
-    starts the machine again from its images; otherwise it ends it.
+    starts the machine again from its images; otherwise it ends it. `instruments` look at the recompiler.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
     is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.
@@ -71,6 +71,7 @@ class VM:
         debug_port: int | None = None,
         fw_cfg: Mapping[str, bytes] | None = None,
         reboot: bool = True,
+        instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
         self.spec: Spec = make_spec(
             guest=guest,
@@ -89,6 +90,9 @@ class VM:
         """kvm or recompiler."""
         self.accelerator_reason = chosen.reason
         """Why, in a clause."""
+        if instruments != NO_INSTRUMENTS and self.accelerator != "recompiler":
+            raise UsageError("Only the recompiler has code to show or to map: use it as the accelerator.")
+        self._instruments = instruments
         self._reboot = reboot
         self._terminal = _core.Terminal(HISTORY)
         if serial is not None:
@@ -195,6 +199,10 @@ class VM:
         """
         return self._open_pc.machine.bus_map()
 
+    def listings(self) -> str:
+        """Guest code beside host code, of the blocks that `instruments` asked for."""
+        return self._open_pc.machine.listings()
+
     def close(self) -> None:
         """Switch the machine off if it runs, end its threads and free its memory."""
         self.kill()
@@ -235,6 +243,7 @@ class VM:
             memory_size=spec.memory,
             cpus=spec.cpus,
             cpu=spec.cpu,
+            instruments=self._instruments,
             uuid=spec.uuid,
             kernel=kernel,
             initrd=initrd,

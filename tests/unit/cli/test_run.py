@@ -11,7 +11,7 @@ from fake_vm import CRASHED, FakeVM
 from wirt.cli import run
 from wirt.cli.entry import main
 from wirt.errors import CapacityError, NotFoundError
-from wirt.vm import VM, CompletedExec, Disk
+from wirt.vm import VM, CompletedExec, Disk, Instruments
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
         "serial": None,
         "devices": [],
         "reboot": True,
+        "instruments": Instruments(),
     }
 
 
@@ -56,6 +57,7 @@ def test_options_reach_the_machine(made: list[FakeVM]) -> None:
     given = asked(made, *words.split(), "--device", "isa-debug-exit", "--cpu", "x86-64-v2")
     assert (given["guest"], given["kernel"], given["initrd"], given["append"]) == (None, "k", "i", "a")
     assert given["cpu"] == "x86-64-v2"
+    assert asked(made, "--dump-block", "0x1F", "--perf-map")["instruments"] == Instruments(0x1F, [])
     assert (given["cpus"], given["memory"], given["accel"], given["reboot"]) == (2, "2G", "kvm", False)
     assert given["disks"] == [Disk(Path("x")), Disk(Path("y"), readonly=True)]
     assert given["devices"] == ["isa-debug-exit"]

@@ -1,7 +1,7 @@
-//! Executable memory that is never writable and executable in one mapping: a memfd mapped twice.
+//! Executable memory that is never writable and executable in one mapping: shared memory mapped twice.
 
 use hv::Error;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::ptr::null_mut;
 
 /// A code buffer with a writable and an executable view.
 pub struct CodeMemory {
@@ -18,35 +18,30 @@ impl CodeMemory {
     /// Reserves `size` bytes; memory is taken only where code is written.
     ///
     /// # Errors
-    /// [`Error::Os`] when the host refuses, for instance because it forbids executable memfds.
+    /// [`Error::Os`] when the host refuses, for instance because it forbids executable memory.
     pub fn new(size: usize) -> Result<Self, Error> {
-        // SAFETY: the name is a literal; no other effects on memory.
-        let fd = unsafe { libc::memfd_create(c"wirt-translated-code".as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(Error::last_os("create memory for translated code"));
+        let refused = || Error::last_os("map memory for translated code");
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // No file, and no memfd, which some hosts forbid to execute, and in which perf does not ask its map for names.
+        // SAFETY: a new mapping at an address the kernel picks.
+        let executable = unsafe { libc::mmap(null_mut(), size, libc::PROT_READ | libc::PROT_EXEC, flags, -1, 0) };
+        if executable == libc::MAP_FAILED {
+            return Err(refused());
         }
-        // SAFETY: the descriptor is new and ours.
-        let file = unsafe { std::fs::File::from_raw_fd(fd) };
-        file.set_len(size as u64)
-            .map_err(|source| Error::Os { action: "size the memory for translated code", source })?;
-        let map = |protection| {
-            // SAFETY: a new mapping at an address the kernel picks.
-            let address =
-                unsafe { libc::mmap(std::ptr::null_mut(), size, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
-            (address != libc::MAP_FAILED).then_some(address.cast::<u8>())
-        };
-        let refused = || Error::last_os("map the memory for translated code");
-        let writable = map(libc::PROT_READ | libc::PROT_WRITE).ok_or_else(refused)?;
-        let executable = match map(libc::PROT_READ | libc::PROT_EXEC) {
-            Some(executable) => executable,
-            None => {
-                let error = refused();
-                // SAFETY: the mapping was just made and nobody uses it.
-                unsafe { libc::munmap(writable.cast(), size) };
-                return Err(error);
-            }
-        };
-        Ok(CodeMemory { writable, executable, size, used: 0 })
+        // SAFETY: of a shared mapping, an old size of 0 asks for another one of the same pages; nothing else changes.
+        let writable = unsafe { libc::mremap(executable, 0, size, libc::MREMAP_MAYMOVE) };
+        if writable == libc::MAP_FAILED {
+            let error = refused();
+            // SAFETY: the first mapping was just made and nobody uses it.
+            unsafe { libc::munmap(executable, size) };
+            return Err(error);
+        }
+        let memory = CodeMemory { writable: writable.cast(), executable: executable.cast(), size, used: 0 };
+        // SAFETY: the second mapping, which nobody uses yet.
+        match unsafe { libc::mprotect(writable, size, libc::PROT_READ | libc::PROT_WRITE) } {
+            0 => Ok(memory),
+            _ => Err(refused()),
+        }
     }
 
     /// Executable address of the first byte.

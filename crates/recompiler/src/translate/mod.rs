@@ -7,7 +7,6 @@
 
 mod asm;
 mod callbacks;
-mod dump;
 mod encode;
 mod flags;
 mod form;
@@ -22,17 +21,18 @@ mod stubs;
 
 use crate::blocks::{Block, BlockId, Blocks, Decoded};
 use crate::fault::Fault;
+use crate::instruments::Instruments;
 use crate::mode::Mode;
 use crate::state::{Core, FarJump};
 use crate::tlb::VIEWS;
 use callbacks::{flags_to_saved, saved_to_flags};
-use dump::Dump;
 use form::Planner;
 use hv::Error;
 use jumps::flush_jumps;
 use lower::Lowering;
 use memory::CodeMemory;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use stubs::{Stubs, Vectors, exit};
 
 /// Bytes of host code one vCPU keeps before it starts afresh.
@@ -178,7 +178,7 @@ pub struct Translator {
     warm: u32,
     /// The link by which translated code was left last, to be linked when its target is known.
     pending_link: Option<u32>,
-    dump: Option<Dump>,
+    instruments: Arc<Instruments>,
     /// Blocks translated, their bytes, and the time it took in ticks of the host's counter.
     translated: u64,
     guest_bytes: u64,
@@ -222,8 +222,13 @@ impl Translator {
             ticks: 0,
             entries: 0,
             restarts: 0,
-            dump: Dump::from_environment(),
+            instruments: Arc::default(),
         }))
+    }
+
+    /// Sets who is told of each block that is translated.
+    pub fn set_instruments(&mut self, instruments: Arc<Instruments>) {
+        self.instruments = instruments;
     }
 
     /// Whether a block is to run as host code: it is translated, or has been interpreted often enough.
@@ -309,9 +314,7 @@ impl Translator {
             }
         }
         self.code.append(&lowered.bytes);
-        if let Some(dump) = &mut self.dump {
-            dump.translated(block, base, &lowered.bytes);
-        }
+        self.instruments.translated(block, base, &lowered.bytes);
         self.translated += 1;
         self.guest_bytes += u64::from(block.size);
         self.host_bytes += lowered.bytes.len() as u64;
