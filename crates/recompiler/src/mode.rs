@@ -4,7 +4,7 @@
 //! SS and DS what kind they are. Bases other than CS's and odd limits are read when the code runs, from the core.
 
 use crate::interp::integer::operand;
-use crate::state::{Bits, Core, cr0, cr4};
+use crate::state::{Bits, Core, cr0, cr4, flag};
 use crate::tlb::View;
 use hv::{Segment, SegmentRegister};
 use rustc_hash::FxHashMap;
@@ -56,6 +56,7 @@ impl Mode {
     const RING_0: u32 = 1 << 9;
     const X87: u32 = 1 << 10;
     const LIGHT: u32 = 1 << 11;
+    const ALIGNMENT: u32 = 1 << 12;
     /// Two bits for each of ES, CS, SS and DS.
     const REACH: u32 = 16;
 
@@ -95,6 +96,9 @@ impl Mode {
         }
         if core.cpl() == 0 {
             flags |= Mode::RING_0;
+        }
+        if core.cpl() == 3 && core.cr0 & cr0::AM != 0 && core.rflags & flag::AC != 0 {
+            flags |= Mode::ALIGNMENT;
         }
         if bits == Bits::B64 {
             return Mode { flags, code_base: 0, code_limit: u32::MAX };
@@ -216,6 +220,11 @@ impl Mode {
     /// Rust may run with the guest's MXCSR: SSE exceptions are masked.
     pub fn light(self) -> bool {
         self.flags & Mode::LIGHT != 0
+    }
+
+    /// Accesses that are not aligned raise #AC, which only the interpreter looks for.
+    pub fn checks_alignment(self) -> bool {
+        self.flags & Mode::ALIGNMENT != 0
     }
 
     /// RDTSC is allowed.

@@ -236,7 +236,9 @@ impl Translator {
         if block.translated.is_some() {
             return true;
         }
-        if !self.range.contains(&block.key.mode.linear(block.key.rip)) || block.entered < self.warm {
+        let mode = block.key.mode;
+        let possible = self.range.contains(&mode.linear(block.key.rip)) && !mode.checks_alignment();
+        if !possible || block.entered < self.warm {
             self.pending_link = None;
             return false;
         }

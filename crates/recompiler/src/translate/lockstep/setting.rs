@@ -62,6 +62,11 @@ pub(super) fn core(kind: Kind, random: &mut Random) -> Box<Core> {
     };
     core.idtr.limit = 0;
     core.rip = code;
+    if random.below(10) == 0 {
+        // #AC at privilege level 3.
+        core.cr0 |= cr0::AM;
+        core.rflags |= flag::AC;
+    }
     let data = [Es, Ss, Ds, Fs, Gs];
     match kind {
         Kind::Long => {}
