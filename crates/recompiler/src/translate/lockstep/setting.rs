@@ -53,7 +53,7 @@ pub(super) fn core(kind: Kind, random: &mut Random) -> Box<Core> {
     let code = CODE + 0x2000 + random.below(0x1000);
     let ring = if random.below(2) == 0 { 0 } else { 3 };
     let mut core = match kind {
-        Kind::Long => testing::core(Bits::B64, 0),
+        Kind::Long => testing::core(Bits::B64, ring),
         Kind::Flat | Kind::Segments32 => testing::core(Bits::B32, ring),
         Kind::Compatibility => compatibility(ring),
         Kind::Protected16 => testing::core(Bits::B16, ring),
