@@ -175,6 +175,7 @@ pub mod layout {
     pub const TSC_AUX: u32 = (offset_of!(Core, msr) + offset_of!(crate::msr::Msrs, tsc_aux)) as u32;
     pub const KERNEL_GS_BASE: u32 = (offset_of!(Core, msr) + offset_of!(crate::msr::Msrs, kernel_gs_base)) as u32;
     pub const FPU: u32 = offset_of!(Core, fpu) as u32;
+    pub const X87_POINTER: u32 = FPU + 8;
     pub const TLB_READ: u32 = offset_of!(Entry, read) as u32;
     pub const TLB_WRITE: u32 = offset_of!(Entry, write) as u32;
     pub const TLB_HOST: u32 = offset_of!(Entry, host) as u32;

@@ -8,7 +8,7 @@ mod simd;
 mod single;
 pub(crate) mod system;
 
-pub use simd::Stubs;
+pub use simd::{Stubs, x87_pointer};
 pub use single::single;
 pub use system::Delivered;
 

@@ -290,18 +290,19 @@ fn call(asm: &mut Asm, function: u64) {
     asm.op(false, &[0xFF], 2, Rm::Register(host::RAX));
 }
 
-/// x87, SSE and AVX state into the core; the host's defaults instead. Destroys RAX, RCX, RDX.
+/// x87, SSE and AVX state into the core; the host's defaults instead. Destroys RAX, RCX, RDX, RSI.
 fn save_vectors(asm: &mut Asm, mask: u8) {
     asm.mov_imm(host::RAX, u64::from(mask));
     asm.raw(&[0x31, 0xD2]);
     asm.load(host::RCX, Rm::Gs(layout::THIS));
+    // The pointers to the last instruction and its operand are the host's, and nothing that a guest may see. Translated
+    // code keeps the guest's pointer to the instruction where it belongs.
+    asm.load(host::RSI, Rm::Gs(layout::X87_POINTER));
     // xsave64 [rcx + FPU]; fninit; ldmxcsr [rsp + MXCSR]
     asm.op(true, &[0x0F, 0xAE], 4, Rm::Base { base: host::RCX, displacement: layout::FPU as i32 });
-    // The host's instruction and operand pointers are nothing that a guest may see.
-    for pointer in [8, 16] {
-        asm.op(true, &[0xC7], 0, Rm::Base { base: host::RCX, displacement: layout::FPU as i32 + pointer });
-        asm.dword(0);
-    }
+    asm.store(Rm::Gs(layout::X87_POINTER), host::RSI);
+    asm.op(true, &[0xC7], 0, Rm::Gs(layout::X87_POINTER + 8));
+    asm.dword(0);
     asm.raw(&[0xDB, 0xE3]);
     asm.op(false, &[0x0F, 0xAE], 2, stack(MXCSR));
 }

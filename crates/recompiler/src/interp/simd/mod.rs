@@ -63,6 +63,17 @@ fn is_x87(instruction: &Instruction) -> bool {
         .any(|feature| matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387))
 }
 
+/// What an x87 instruction leaves as the address of the last one: its own, or nothing. `None`: it is none of those that
+/// are remembered. Intel SDM volume 1, section 8.1.8.
+pub fn x87_pointer(instruction: &Instruction) -> Option<u64> {
+    match instruction.mnemonic() {
+        Mnemonic::Fninit => Some(0),
+        Mnemonic::Fnclex | Mnemonic::Fnstcw | Mnemonic::Fldcw | Mnemonic::Fnstsw => None,
+        _ if is_x87(instruction) => Some(instruction.ip()),
+        _ => None,
+    }
+}
+
 fn has_mmx_operand(instruction: &Instruction) -> bool {
     (0..instruction.op_count()).any(|index| instruction.op_register(index).is_mm())
 }

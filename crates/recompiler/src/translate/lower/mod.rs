@@ -200,6 +200,7 @@ impl<'a> Lowering<'a> {
         }
         self.ends = block.code.iter().map(|decoded| decoded.instruction.next_ip()).collect();
         self.entries(&uses, &plans);
+        let pointers = units::x87_pointers(&block.code, &plans);
         let mut ended = false;
         for (index, decoded) in block.code.iter().enumerate() {
             let flags = std::mem::take(&mut uses[index]);
@@ -214,6 +215,9 @@ impl<'a> Lowering<'a> {
             self.resume_at(index);
             let shadow = self.shadow;
             ended = self.instruction(decoded, plan, planner, bytes, flags);
+            if let Some(pointer) = pointers[index] {
+                self.note_x87(pointer);
+            }
             if shadow {
                 self.end_shadow(self.next_rip(&decoded.instruction));
             }
