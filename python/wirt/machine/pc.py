@@ -59,7 +59,8 @@ class PcConfig(NamedTuple):
     """16 bytes, in the order in which UUIDs are written (RFC 9562)."""
     kernel: Path | bytes | None = None
     initrd: Path | bytes | None = None
-    cmdline: str = ""
+    cmdline: str | None = ""
+    """None is what the kernel's format makes of it: see `boot.load`."""
     cpu: str = "host"
     instruments: Instruments = NO_INSTRUMENTS
     disks: Sequence[Disk] = ()

@@ -25,7 +25,6 @@ from wirt.vm.shell import CompletedExec, Shell
 from wirt.vm.spec import Spec, make_spec
 from wirt.vm.vcpu import Vcpu
 
-KERNEL_CMDLINE: Final = "console=ttyS0"
 TINY_CMDLINE: Final = "console=ttyS0 quiet"
 
 _open_machines: weakref.WeakSet[VM] = weakref.WeakSet()
@@ -39,8 +38,8 @@ class VM:
 
     `guest` is the built-in guest "tiny"; otherwise `kernel` names a bzImage, an ELF with a PVH note or a
     Multiboot image (or is the bytes of one), with `initrd` and the kernel command line `append` (default:
-    console=ttyS0; the built-in guest has its own, to which `append` is added). With neither, the machine
-    stands at the processor's reset state until registers and memory are set.
+    console=ttyS0, for Multiboot nothing; the built-in guest has its own, to which `append` is added). With
+    neither, the machine stands at the processor's reset state until registers and memory are set.
 
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as: host,
     x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`;
@@ -247,7 +246,7 @@ class VM:
             uuid=spec.uuid,
             kernel=kernel,
             initrd=initrd,
-            cmdline=KERNEL_CMDLINE if cmdline is None else cmdline,
+            cmdline=cmdline,
             disks=spec.disks,
             devices=spec.devices,
             debug_exit=spec.debug_exit,
