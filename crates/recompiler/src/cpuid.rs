@@ -73,8 +73,8 @@ mod leaf7 {
     pub const ECX_ALWAYS: u32 = 1 << 2 | 1 << 22;
     /// EDX: FSRM.
     pub const EDX_NATIVE: u32 = 1 << 4;
-    /// EDX: IBRS and IBPB, ARCH_CAPABILITIES.
-    pub const EDX_ALWAYS: u32 = 1 << 26 | 1 << 29;
+    /// EDX: SERIALIZE (for which guests would otherwise use IRET), IBRS and IBPB, ARCH_CAPABILITIES.
+    pub const EDX_ALWAYS: u32 = 1 << 14 | 1 << 26 | 1 << 29;
 }
 
 /// Leaf 0x8000_0001.

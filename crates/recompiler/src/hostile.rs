@@ -71,7 +71,7 @@ fn guest(seed: u64) -> RecompilerVcpu {
     let id = core.id;
     let mut vcpu = RecompilerVcpu::new(core, crate::vm::kicker(&shared, id)).expect("a translator");
     if random.below(2) == 0 {
-        vcpu.translate_at_once();
+        vcpu.translate_after(0);
     }
     vcpu
 }

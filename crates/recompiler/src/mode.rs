@@ -52,11 +52,18 @@ impl Mode {
     const SSE: u32 = 1 << 5;
     const AVX: u32 = 1 << 6;
     const PROTECTED: u32 = 1 << 7;
-    const RDTSC: u32 = 1 << 8;
+    /// CR4.TSD is clear.
+    const TSC_FREE: u32 = 1 << 8;
     const RING_0: u32 = 1 << 9;
     const X87: u32 = 1 << 10;
     const LIGHT: u32 = 1 << 11;
     const ALIGNMENT: u32 = 1 << 12;
+    /// CR4.SMAP is set.
+    const SMAP: u32 = 1 << 13;
+    /// What depends on the privilege level, and on RFLAGS.AC at it.
+    const LEVEL: u32 = Mode::USER | Mode::AC | Mode::RING_0 | Mode::ALIGNMENT;
+    /// Where the flags are in a mode. They tell 64-bit modes apart.
+    pub const FLAGS: usize = std::mem::offset_of!(Mode, flags);
     /// Two bits for each of ES, CS, SS and DS.
     const REACH: u32 = 16;
 
@@ -91,8 +98,11 @@ impl Mode {
                 }
             }
         }
-        if core.cr4 & cr4::TSD == 0 || core.cpl() == 0 {
-            flags |= Mode::RDTSC;
+        if core.cr4 & cr4::TSD == 0 {
+            flags |= Mode::TSC_FREE;
+        }
+        if core.cr4 & cr4::SMAP != 0 {
+            flags |= Mode::SMAP;
         }
         if core.cpl() == 0 {
             flags |= Mode::RING_0;
@@ -229,7 +239,27 @@ impl Mode {
 
     /// RDTSC is allowed.
     pub fn rdtsc(self) -> bool {
-        self.flags & Mode::RDTSC != 0
+        self.flags & (Mode::TSC_FREE | Mode::RING_0) != 0
+    }
+
+    /// SMAP is on.
+    pub fn smap(self) -> bool {
+        self.flags & Mode::SMAP != 0
+    }
+
+    /// The mode with SMAP suspended by RFLAGS.AC, or not. For privilege levels below 3 with SMAP on.
+    pub fn with_ac(self, ac: bool) -> Mode {
+        Mode { flags: self.flags & !Mode::AC | if ac { Mode::AC } else { 0 }, ..self }
+    }
+
+    /// Of a 64-bit mode, the one at privilege level 0 or 3, with RFLAGS.AC clear, all else being the same.
+    pub fn at_level(self, user: bool) -> Mode {
+        Mode { flags: self.flags & !Mode::LEVEL | if user { Mode::USER } else { Mode::RING_0 }, ..self }
+    }
+
+    /// The flags, for translated code.
+    pub fn flags(self) -> u32 {
+        self.flags
     }
 
     /// Privilege level 0, where CLI, STI and SWAPGS are allowed whatever IOPL says.

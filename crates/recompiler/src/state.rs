@@ -169,11 +169,16 @@ pub mod layout {
     pub const SCRATCH2: u32 = offset_of!(Core, scratch2) as u32;
     pub const RESUME: u32 = offset_of!(Core, resume) as u32;
     pub const THIS: u32 = offset_of!(Core, this) as u32;
+    pub const CR4: u32 = offset_of!(Core, cr4) as u32;
+    pub const EFER: u32 = offset_of!(Core, efer) as u32;
     pub const RFLAGS: u32 = offset_of!(Core, rflags) as u32;
     pub const WAITING: u32 = offset_of!(Core, interrupt_waits) as u32;
     pub const TSC: u32 = (offset_of!(Core, tsc) + offset_of!(hv::Tsc, offset)) as u32;
     pub const TSC_AUX: u32 = (offset_of!(Core, msr) + offset_of!(crate::msr::Msrs, tsc_aux)) as u32;
     pub const KERNEL_GS_BASE: u32 = (offset_of!(Core, msr) + offset_of!(crate::msr::Msrs, kernel_gs_base)) as u32;
+    pub const LSTAR: u32 = (offset_of!(Core, msr) + offset_of!(crate::msr::Msrs, lstar)) as u32;
+    pub const FMASK: u32 = (offset_of!(Core, msr) + offset_of!(crate::msr::Msrs, fmask)) as u32;
+    pub const STAR: u32 = (offset_of!(Core, msr) + offset_of!(crate::msr::Msrs, star)) as u32;
     pub const FPU: u32 = offset_of!(Core, fpu) as u32;
     pub const X87_POINTER: u32 = FPU + 8;
     pub const TLB_READ: u32 = offset_of!(Entry, read) as u32;
@@ -194,6 +199,10 @@ pub mod layout {
 
     pub const fn selector(number: usize) -> u32 {
         segment_base(number) + offset_of!(hv::Segment, selector) as u32
+    }
+
+    pub const fn segment_limit(number: usize) -> u32 {
+        segment_base(number) + offset_of!(hv::Segment, limit) as u32
     }
 
     pub const fn segment_base(number: usize) -> u32 {
@@ -218,6 +227,10 @@ pub mod layout {
 
     pub const fn memo(number: usize) -> u32 {
         (offset_of!(Core, tlb) + offset_of!(Tlb, memos) + number * size_of::<Memo>()) as u32
+    }
+
+    pub const fn jump_mode(view: View) -> u32 {
+        (offset_of!(Core, jump_mode) + view as usize * size_of::<crate::mode::Mode>() + crate::mode::Mode::FLAGS) as u32
     }
 
     pub const fn jumps(view: View) -> u32 {

@@ -87,9 +87,9 @@ impl RecompilerVcpu {
     }
 
     #[cfg(test)]
-    pub(crate) fn translate_at_once(&mut self) {
+    pub(crate) fn translate_after(&mut self, times: u32) {
         if let Some(translator) = &mut self.translator {
-            translator.translate_at_once();
+            translator.translate_after(times);
         }
     }
 

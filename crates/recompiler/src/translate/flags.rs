@@ -35,6 +35,10 @@ pub fn of(instruction: &Instruction) -> Use {
             writes = 0;
         }
     }
+    if instruction.mnemonic() == Mnemonic::Syscall {
+        // They end up in R11.
+        reads = ALL;
+    }
     Use { reads, writes, ..Use::default() }
 }
 

@@ -243,7 +243,8 @@ fn host_has(feature: CpuidFeature) -> bool {
         RDTSCP => is_rdtscp_detected(),
         F16C => is_x86_feature_detected!("f16c"),
         INTEL8086 | INTEL186 | INTEL286 | INTEL386 | INTEL486 | X64 | CMOV | CX8 | CMPXCHG16B | FPU | FPU287
-        | FPU387 | MMX | SSE | SSE2 | TSC | MULTIBYTENOP | PAUSE | PREFETCHW | CET_IBT | CPUID => true,
+        | FPU387 | MMX | SSE | SSE2 | TSC | MULTIBYTENOP | PAUSE | PREFETCHW | CET_IBT | CPUID | SYSCALL | SMAP
+        | SERIALIZE => true,
         _ => false,
     }
 }
@@ -273,6 +274,12 @@ fn class(instruction: &Instruction, mode: Mode) -> Class {
         Rdtsc if mode.rdtsc() => Class::Rule,
         Rdtscp if mode.rdtsc() && host_has(CpuidFeature::RDTSCP) => Class::Rule,
         Cli | Sti | Swapgs if mode.ring_0() => Class::Rule,
+        Sysretq if mode.ring_0() && mode.long() => Class::Rule,
+        Stac | Clac if mode.ring_0() && mode.smap() && mode.long() => Class::Rule,
+        Syscall if mode.long() => Class::Rule,
+        Cld | Std => Class::Rule,
+        // Translated code is not executed before the stores in front of it are done.
+        Serialize => Class::Nothing,
         Pushfq => Class::Rule,
         Pushf | Pushfd if !mode.long() && !mode.vm86() => Class::Rule,
         Lds | Les | Lfs | Lgs if mode.paragraphs() => Class::Rule,

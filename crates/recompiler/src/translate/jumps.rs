@@ -23,7 +23,7 @@ impl Translator {
         let link = &mut self.records.links[number as usize];
         let source = &blocks.list[link.block as usize];
         let target = &blocks.list[id as usize];
-        let fits = source.valid && target.valid && link.target == target.key.rip && source.key.mode == target.key.mode;
+        let fits = source.valid && target.valid && link.target == target.key.rip && link.mode == target.key.mode;
         if !fits || link.patch == 0 || link.linked.is_some() {
             return;
         }

@@ -18,6 +18,8 @@ mod lower;
 mod memory;
 mod memos;
 mod stubs;
+#[cfg(test)]
+mod transitions;
 
 use crate::blocks::{Block, BlockId, Blocks, Decoded};
 use crate::fault::Fault;
@@ -137,6 +139,8 @@ pub struct Link {
     pub block: BlockId,
     /// Guest address it leads to.
     pub target: u64,
+    /// Mode there.
+    pub mode: Mode,
     /// The jump's displacement: offset in the code memory; 0 when there is none to patch.
     pub patch: u32,
     /// Code that leaves to the dispatcher: offset in the code memory.
@@ -349,10 +353,10 @@ impl Translator {
         core.code_map_flush = 2;
     }
 
-    /// Translates every block the first time it is met.
+    /// Translates every block when it was met this often.
     #[cfg(test)]
-    pub fn translate_at_once(&mut self) {
-        self.warm = 0;
+    pub fn translate_after(&mut self, times: u32) {
+        self.warm = times;
     }
 
     /// Counters by name.

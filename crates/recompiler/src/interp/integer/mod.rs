@@ -86,7 +86,7 @@ pub(super) fn handler(instruction: &Instruction) -> Option<Handler> {
         | Mnemonic::Rdsspd
         | Mnemonic::Rdsspq => data::nop,
         Mnemonic::Pause => data::pause,
-        Mnemonic::Lfence | Mnemonic::Sfence | Mnemonic::Mfence => data::memory_fence,
+        Mnemonic::Lfence | Mnemonic::Sfence | Mnemonic::Mfence | Mnemonic::Serialize => data::memory_fence,
         Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => data::flush_line,
 
         Mnemonic::Add => arith::add,

@@ -363,7 +363,7 @@ fn random_vector_instructions_end_as_on_the_host() {
     core.rip = RAM + CODE;
     let mut host = Host::new(&core, RAM);
     let mut vcpu = RecompilerVcpu::new(core, Arc::new(NoKick)).expect("a translator");
-    vcpu.translate_at_once();
+    vcpu.translate_after(0);
     let mut filled = vec![0; (WINDOW.end - WINDOW.start) as usize];
     values(&mut random, &mut filled);
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();

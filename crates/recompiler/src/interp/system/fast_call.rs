@@ -9,9 +9,12 @@ use hv::{Gpr, Segment, SegmentRegister};
 use iced_x86::{Code, Instruction};
 
 /// Access rights of the flat segments that these instructions load without looking at descriptors.
-const CODE64: u16 = 0xA09B;
+pub(crate) const CODE64: u16 = 0xA09B;
 const CODE32: u16 = 0xC09B;
-const DATA: u16 = 0xC093;
+pub(crate) const DATA: u16 = 0xC093;
+
+/// The flags that SYSRET takes from R11.
+pub(crate) const RETURNED_FLAGS: u64 = 0x3C_7FD7;
 
 impl Core {
     /// Loads flat CS and SS for a privilege level; both selectors get it as their RPL.
@@ -59,8 +62,7 @@ pub(super) fn sysret(core: &mut Core, instruction: &Instruction) -> Executed {
         core.load_flat(selector, CODE32, selector.wrapping_add(8), 3);
         core.next_rip = target & 0xFFFF_FFFF;
     }
-    const RESERVED: u64 = !0x3C_7FD7;
-    core.rflags = core.gpr[Gpr::R11 as usize] & !RESERVED | flag::FIXED;
+    core.rflags = core.gpr[Gpr::R11 as usize] & RETURNED_FLAGS | flag::FIXED;
     if core.rflags & flag::TF != 0 {
         // Unlike IRET's, a TF of SYSRET counts for SYSRET itself.
         core.rip = core.next_rip;

@@ -4,7 +4,7 @@ pub(crate) mod control;
 pub(crate) mod debug;
 mod descriptor;
 mod far;
-mod fast_call;
+pub(crate) mod fast_call;
 mod interrupt;
 mod io;
 mod iret;

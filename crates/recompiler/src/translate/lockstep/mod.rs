@@ -140,7 +140,7 @@ impl Case {
 
     fn translated(&self) -> Outcome {
         let mut vcpu = RecompilerVcpu::new(self.core(), Arc::new(NoKick)).expect("a translator");
-        vcpu.translate_at_once();
+        vcpu.translate_after(0);
         vcpu.run().expect("a run");
         outcome(&vcpu.core)
     }

@@ -244,14 +244,15 @@ impl Lowering<'_> {
     }
 
     pub(super) fn link(&mut self, target: u64, host_flags: bool, crosses: bool) -> u32 {
-        self.links.push(Link { block: self.block, target, patch: 0, cold: 0, host_flags, crosses, linked: None });
+        let mode = self.mode;
+        self.links.push(Link { block: self.block, target, mode, patch: 0, cold: 0, host_flags, crosses, linked: None });
         self.links.len() as u32 - 1
     }
 
     /// Goes to the guest address in RAX, which may be known, by way of the jump table. The flags must be wanted by nobody
     /// or saved. `branch`: the guest's instruction, and what to add to RSP to undo it where the target turns out not to be
     /// an address at all.
-    fn jump_by_table(&mut self, known: Option<u64>, branch: Option<(&Instruction, i32)>) {
+    pub(super) fn jump_by_table(&mut self, known: Option<u64>, branch: Option<(&Instruction, i32)>) {
         self.flags_to_core_around_rax();
         let table = layout::jumps(self.mode.view());
         let (long, number) = (self.wide(), self.mode_number);

@@ -36,7 +36,7 @@ use crate::mode::Mode;
 use crate::state::layout;
 use crate::tlb::View;
 use flow::Cold;
-use iced_x86::{FlowControl, Instruction, Mnemonic};
+use iced_x86::{Instruction, Mnemonic};
 use memo::Open;
 use rustc_hash::FxHashSet;
 
@@ -140,10 +140,6 @@ pub struct Lowering<'a> {
     entry_saved: u64,
     entry_host: u64,
     tlb_base: u32,
-    /// The instruction behind the present one lets STI's shadow end in the block.
-    shadow_fits: bool,
-    /// The instruction before was STI.
-    shadow: bool,
 }
 
 impl<'a> Lowering<'a> {
@@ -174,8 +170,6 @@ impl<'a> Lowering<'a> {
             entry_saved: 0,
             entry_host: 0,
             tlb_base,
-            shadow_fits: false,
-            shadow: false,
         }
     }
 
@@ -206,20 +200,11 @@ impl<'a> Lowering<'a> {
             let flags = std::mem::take(&mut uses[index]);
             let (plan, start) = &plans[index];
             let bytes = &bytes[*start..*start + decoded.instruction.len()];
-            self.shadow_fits = block.code.get(index + 1).is_some_and(|next| {
-                next.instruction.flow_control() == FlowControl::Next
-                    && next.instruction.mnemonic() != Mnemonic::Sti
-                    && !matches!(plans[index + 1].0, Plan::Interpret)
-            });
             self.index = index;
             self.resume_at(index);
-            let shadow = self.shadow;
             ended = self.instruction(decoded, plan, planner, bytes, flags);
             if let Some(pointer) = pointers[index] {
                 self.note_x87(pointer);
-            }
-            if shadow {
-                self.end_shadow(self.next_rip(&decoded.instruction));
             }
         }
         if !ended {
@@ -323,8 +308,21 @@ impl<'a> Lowering<'a> {
             Cmpxchg8b | Cmpxchg16b => self.compare_exchange_pair(instruction, bytes, flags)?,
             Rdtsc | Rdtscp => self.time_stamp(instruction, flags),
             Cli => self.clear_interrupt_flag(flags),
-            Sti => self.set_interrupt_flag(flags)?,
+            Sti => self.set_interrupt_flag(instruction, flags),
+            Cld | Std => self.set_direction(instruction, flags),
+            Stac | Clac => {
+                self.set_access_flag(instruction, flags);
+                return Ok(true);
+            }
             Swapgs => self.swap_gs(),
+            Syscall => {
+                self.syscall(instruction);
+                return Ok(true);
+            }
+            Sysretq => {
+                self.sysret(instruction);
+                return Ok(true);
+            }
             Pushf | Pushfd | Pushfq => self.push_flags(instruction, flags),
             Lahf => self.load_flags(flags),
             Sahf => self.store_flags(),

@@ -180,17 +180,8 @@ impl Lowering<'_> {
         let operand = self.stack_operand(instruction, -i32::from(size), size, true, flags.live_in);
         self.combine(operand.rm, host::RAX);
         self.asm.store(Rm::Gs(layout::SCRATCH), host::RAX);
+        self.flags_image();
         let asm = &mut self.asm;
-        // eax = the low flags; ecx = OF << 11
-        asm.op(false, &[0x0F, 0xB6], host::RAX, Rm::Gs(layout::FLAGS + 1));
-        asm.group1(false, 4, Rm::Register(host::RAX), 0xD5);
-        asm.op(false, &[0x0F, 0xB6], host::RCX, Rm::Gs(layout::FLAGS));
-        asm.raw(&[0xC1, 0xE1, 0x0B]);
-        asm.op(false, &[0x09], host::RCX, Rm::Register(host::RAX));
-        asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::RFLAGS));
-        // Neither RF nor VM are pushed.
-        asm.group1(false, 4, Rm::Register(host::RCX), !0x3_08D5);
-        asm.op(false, &[0x09], host::RCX, Rm::Register(host::RAX));
         asm.load(host::RCX, Rm::Gs(layout::SCRATCH));
         asm.sized(size, &[0x89], host::RAX, Rm::Base { base: host::RCX, displacement: 0 });
         self.move_stack(-i32::from(size));

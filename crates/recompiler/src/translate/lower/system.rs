@@ -1,17 +1,19 @@
-//! System instructions that are translated: the time-stamp counter, the interrupt flag with STI's shadow, SWAPGS, reads
-//! of segment registers; and the way to the interpreter for all others.
+//! System instructions that are translated: the time-stamp counter, the flags of interrupts, strings and SMAP, SYSCALL,
+//! SYSRET, SWAPGS, reads of segment registers; and the way to the interpreter for all others.
 
 use super::flow::Cold;
 use super::memo::TABLE;
 use super::{HOMES, Lowering, Unfit, place};
 use crate::interp;
-use crate::state::layout;
+use crate::interp::system::fast_call;
+use crate::mode::Mode;
+use crate::state::{efer, flag, layout};
 use crate::translate::SiteKind;
 use crate::translate::asm::{Fixup, condition, host};
 use crate::translate::encode::Rm;
 use crate::translate::flags::Use;
 use crate::translate::form::{Memory, general};
-use hv::Segment;
+use hv::{Segment, SegmentRegister};
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 impl Lowering<'_> {
@@ -61,31 +63,169 @@ impl Lowering<'_> {
 
     pub(super) fn clear_interrupt_flag(&mut self, flags: Use) {
         self.before_clobber(flags.live_in);
-        self.asm.group1(false, 4, Rm::Gs(layout::RFLAGS), !(1 << 9));
+        self.change_flag(flag::IF, false);
     }
 
-    /// STI, when an instruction follows in the block that is neither a branch nor interpreted: interrupts are looked for
-    /// behind it.
-    pub(super) fn set_interrupt_flag(&mut self, flags: Use) -> Result<(), Unfit> {
-        if !self.shadow_fits {
-            return Err(Unfit);
-        }
+    /// STI. Where an interrupt waits for it, the interpreter takes over, which knows of the shadow: the next instruction
+    /// is executed before the interrupt is delivered.
+    pub(super) fn set_interrupt_flag(&mut self, instruction: &Instruction, flags: Use) {
         self.before_clobber(flags.live_in);
-        self.asm.group1(false, 1, Rm::Gs(layout::RFLAGS), 1 << 9);
-        self.shadow = true;
-        Ok(())
+        let site = self.site(instruction, SiteKind::Interpret, 0, false);
+        self.asm.group1(false, 7, Rm::Gs(layout::WAITING), 0);
+        let waits = self.asm.jcc_forward(condition::NE);
+        self.unfit(instruction, vec![waits], site);
+        self.asm.group1(false, 1, Rm::Gs(layout::RFLAGS), flag::IF as i32);
+        self.finish_site(site);
     }
 
-    /// Behind the instruction that follows STI: leave when an interrupt waits.
-    pub(super) fn end_shadow(&mut self, next: u64) {
-        self.shadow = false;
-        let host_flags = self.in_host && !self.saved;
-        let link = self.link(next, host_flags, false);
-        // mov ecx, gs:[WAITING]; jrcxz over; jmp leave; over:
-        self.asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::WAITING));
-        self.asm.raw(&[0xE3, 0x05]);
-        let from = self.asm.jmp_forward();
-        self.cold.push(Cold::Exit { from, link, host_flags, poll: true });
+    /// CLD and STD.
+    pub(super) fn set_direction(&mut self, instruction: &Instruction, flags: Use) {
+        self.before_clobber(flags.live_in);
+        self.change_flag(flag::DF, instruction.mnemonic() == Mnemonic::Std);
+    }
+
+    fn change_flag(&mut self, flag: u64, set: bool) {
+        let (extension, value) = if set { (1, flag as i32) } else { (4, !(flag as i32)) };
+        self.asm.group1(false, extension, Rm::Gs(layout::RFLAGS), value);
+    }
+
+    /// STAC and CLAC with SMAP on: on to a block that uses the other view. The interpreter takes over where that view's
+    /// jump table is not of the mode that follows.
+    pub(super) fn set_access_flag(&mut self, instruction: &Instruction, flags: Use) {
+        self.before_clobber(flags.live_in);
+        let set = instruction.mnemonic() == Mnemonic::Stac;
+        let site = self.site(instruction, SiteKind::Interpret, 0, false);
+        let mode = self.mode.with_ac(set);
+        let other = self.unless_table_holds(mode);
+        self.unfit(instruction, vec![other], site);
+        self.change_flag(flag::AC, set);
+        self.mode = mode;
+        self.leave_to(instruction.next_ip(), false);
+    }
+
+    /// A jump that is taken when the jump table of a 64-bit mode's view holds blocks of another mode. Destroys the host's
+    /// flags.
+    fn unless_table_holds(&mut self, mode: Mode) -> Fixup {
+        self.asm.group1(false, 7, Rm::Gs(layout::jump_mode(mode.view())), mode.flags() as i32);
+        self.asm.jcc_forward(condition::NE)
+    }
+
+    /// Goes to the guest address in RAX, in another mode. The flags are in the core.
+    fn enter_mode(&mut self, mode: Mode) {
+        let other = self.unless_table_holds(mode);
+        self.cold.push(Cold::Indirect { from: vec![other], site: u32::MAX });
+        self.mode = mode;
+        self.saved = true;
+        self.jump_by_table(None, None);
+    }
+
+    /// A jump that is taken when SYSCALL and SYSRET are not enabled.
+    fn unless_syscall_enabled(&mut self) -> Fixup {
+        self.asm.op(false, &[0xF7], 0, Rm::Gs(layout::EFER));
+        self.asm.dword(efer::SCE as u32);
+        self.asm.jcc_forward(condition::E)
+    }
+
+    /// EAX = RFLAGS with the arithmetic flags in it and RF and VM clear, which are saved in the core. Destroys RCX.
+    pub(super) fn flags_image(&mut self) {
+        let asm = &mut self.asm;
+        // eax = the low flags; ecx = OF << 11
+        asm.op(false, &[0x0F, 0xB6], host::RAX, Rm::Gs(layout::FLAGS + 1));
+        asm.group1(false, 4, Rm::Register(host::RAX), 0xD5);
+        asm.op(false, &[0x0F, 0xB6], host::RCX, Rm::Gs(layout::FLAGS));
+        asm.raw(&[0xC1, 0xE1, 0x0B]);
+        asm.op(false, &[0x09], host::RCX, Rm::Register(host::RAX));
+        asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::RFLAGS));
+        let kept = !(flag::ARITHMETIC | flag::RF | flag::VM) as i32;
+        asm.group1(false, 4, Rm::Register(host::RCX), kept);
+        asm.op(false, &[0x09], host::RCX, Rm::Register(host::RAX));
+    }
+
+    /// RFLAGS = ECX, the arithmetic flags in the form of translated code. Destroys RAX and RCX.
+    fn load_flags_image(&mut self) {
+        let asm = &mut self.asm;
+        asm.group1(false, 1, Rm::Register(host::RCX), flag::FIXED as i32);
+        asm.op(false, &[0x89], host::RCX, Rm::Gs(layout::RFLAGS));
+        asm.mov32(host::RAX, host::RCX);
+        // shr eax, 11; and eax, 1; and ecx, the low flags; shl ecx, 8; or eax, ecx
+        asm.raw(&[0xC1, 0xE8, 0x0B]);
+        asm.group1(false, 4, Rm::Register(host::RAX), 1);
+        asm.group1(false, 4, Rm::Register(host::RCX), 0xD5);
+        asm.raw(&[0xC1, 0xE1, 0x08]);
+        asm.op(false, &[0x09], host::RCX, Rm::Register(host::RAX));
+        asm.op(false, &[0x89], host::RAX, Rm::Gs(layout::FLAGS));
+    }
+
+    /// A flat segment as SYSCALL and SYSRET load them: its selector is `delta` above the one at bit `shift` of IA32_STAR.
+    /// Destroys RCX.
+    fn load_flat(&mut self, segment: SegmentRegister, shift: u32, delta: i32, access: u16, level: u8) {
+        let asm = &mut self.asm;
+        asm.op(false, &[0x0F, 0xB7], host::RCX, Rm::Gs(layout::STAR + shift / 8));
+        asm.group1(false, 0, Rm::Register(host::RCX), delta);
+        // movzx ecx, cx
+        asm.raw(&[0x0F, 0xB7, 0xC9]);
+        asm.group1(false, 4, Rm::Register(host::RCX), !3);
+        let access = access | u16::from(level) << 5;
+        asm.group1(false, 1, Rm::Register(host::RCX), (u32::from(access) << 16 | u32::from(level)) as i32);
+        // Selector and access rights, base, limit.
+        asm.op(false, &[0x89], host::RCX, Rm::Gs(layout::selector(segment as usize)));
+        asm.op(true, &[0xC7], 0, Rm::Gs(layout::segment_base(segment as usize)));
+        asm.dword(0);
+        asm.op(false, &[0xC7], 0, Rm::Gs(layout::segment_limit(segment as usize)));
+        asm.dword(u32::MAX);
+    }
+
+    /// SYSCALL, where it is enabled and neither single-steps nor keeps AC.
+    pub(super) fn syscall(&mut self, instruction: &Instruction) {
+        self.flags_to_core();
+        let site = self.site(instruction, SiteKind::Interpret, 0, false);
+        let disabled = self.unless_syscall_enabled();
+        self.flags_image();
+        let asm = &mut self.asm;
+        // ecx = image & !FMASK
+        asm.op(false, &[0x8B], host::RCX, Rm::Gs(layout::FMASK));
+        asm.raw(&[0xF7, 0xD1]);
+        asm.op(false, &[0x21], host::RAX, Rm::Register(host::RCX));
+        // test ecx, TF | AC
+        asm.raw(&[0xF7, 0xC1]);
+        asm.dword((flag::TF | flag::AC) as u32);
+        let odd = asm.jcc_forward(condition::NE);
+        self.unfit(instruction, vec![disabled, odd], site);
+        self.asm.store(place(11), host::RAX);
+        self.load_flags_image();
+        self.asm.mov_imm(HOMES[1], instruction.next_ip());
+        self.load_flat(SegmentRegister::Cs, 32, 0, fast_call::CODE64, 0);
+        self.load_flat(SegmentRegister::Ss, 32, 8, fast_call::DATA, 0);
+        self.asm.load(host::RAX, Rm::Gs(layout::LSTAR));
+        self.enter_mode(self.mode.at_level(false));
+    }
+
+    /// SYSRET to 64-bit code, where it is enabled, the target is an address, and neither TF nor AC is set there.
+    pub(super) fn sysret(&mut self, instruction: &Instruction) {
+        self.flags_to_core();
+        let site = self.site(instruction, SiteKind::Interpret, 0, false);
+        let disabled = self.unless_syscall_enabled();
+        let asm = &mut self.asm;
+        asm.mov(host::RAX, HOMES[1]);
+        // shl rax, 16; sar rax, 16
+        asm.raw(&[0x48, 0xC1, 0xE0, 0x10, 0x48, 0xC1, 0xF8, 0x10]);
+        asm.op(true, &[0x3B], host::RAX, Rm::Register(HOMES[1]));
+        let not_canonical = asm.jcc_forward(condition::NE);
+        asm.op(false, &[0x8B], host::RCX, place(11));
+        // test ecx, TF | AC: a step, or another mode
+        asm.raw(&[0xF7, 0xC1]);
+        asm.dword((flag::TF | flag::AC) as u32);
+        let steps = asm.jcc_forward(condition::NE);
+        // Interrupts that wait for IF.
+        asm.group1(false, 7, Rm::Gs(layout::WAITING), 0);
+        let waits = asm.jcc_forward(condition::NE);
+        self.unfit(instruction, vec![disabled, not_canonical, steps, waits], site);
+        self.asm.group1(false, 4, Rm::Register(host::RCX), fast_call::RETURNED_FLAGS as i32);
+        self.load_flags_image();
+        self.load_flat(SegmentRegister::Cs, 48, 16, fast_call::CODE64, 3);
+        self.load_flat(SegmentRegister::Ss, 48, 8, fast_call::DATA, 3);
+        self.asm.mov(host::RAX, HOMES[1]);
+        self.enter_mode(self.mode.at_level(true));
     }
 
     pub(super) fn swap_gs(&mut self) {

@@ -123,7 +123,7 @@ mod tests {
         core.memory.write(CODE, code).expect("RAM");
         core.gpr[7] = DATA;
         let mut vcpu = RecompilerVcpu::new(core, Arc::new(NoKick)).expect("a translator");
-        vcpu.translate_at_once();
+        vcpu.translate_after(0);
         vcpu.run().expect("a run");
         vcpu
     }
@@ -164,7 +164,7 @@ mod tests {
         core.memory.write(DATA, &0x1F00u32.to_le_bytes()).expect("RAM");
         core.gpr[7] = DATA;
         let mut vcpu = RecompilerVcpu::new(core, Arc::new(NoKick)).expect("a translator");
-        vcpu.translate_at_once();
+        vcpu.translate_after(0);
         assert!(matches!(vcpu.run(), Ok(hv::Exit::Shutdown)));
         assert_eq!(vcpu.core.rip, CODE + 3);
         assert_eq!(vcpu.core.counters.faults[19], 1);
