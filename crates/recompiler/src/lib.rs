@@ -16,6 +16,7 @@ mod model;
 pub mod msr;
 #[cfg(test)]
 mod native;
+mod rewritten;
 pub mod smp;
 pub mod state;
 mod sync;

@@ -289,6 +289,7 @@ impl RecompilerVcpu {
             match self.blocks.find(&mut self.core, mode)? {
                 // What was asked meanwhile may concern this very block.
                 Found::Block(_) if self.core.poll.load(Ordering::Relaxed) == WANTED => return Ok(()),
+                Found::Block(id) if self.blocks.list[id as usize].checked => id,
                 Found::Block(id) => {
                     self.near[slot] = NearEntry { rip: self.core.rip, mode, block: id, generation: self.generation };
                     id
@@ -410,7 +411,8 @@ impl Vcpu for RecompilerVcpu {
     }
 
     fn statistics(&self) -> Vec<(String, u64)> {
-        let blocks = [("blocks", self.blocks.decoded), ("invalidations", self.blocks.invalidations)];
+        let Blocks { decoded, invalidations, rechecked, .. } = self.blocks;
+        let blocks = [("blocks", decoded), ("invalidations", invalidations), ("checked-changes", rechecked)];
         let translator = self.translator.as_ref().map(|translator| translator.statistics(&self.core));
         let named = blocks.into_iter().chain(translator.into_iter().flatten());
         let mut statistics: Vec<_> = named.map(|(name, count)| (name.to_string(), count)).collect();
