@@ -104,13 +104,14 @@ impl Groups {
     }
 
     /// Where translated code may go on when the instructions from `index`, the leader of `group`, are interpreted: behind
-    /// the last access that could have relied on a leader among them.
-    pub fn resume(&self, index: usize, group: usize) -> usize {
-        let mut last = self.list[group].last;
-        while let Some(other) =
-            self.list.iter().find(|other| other.first > index && other.first <= last && other.last > last)
-        {
-            last = other.last;
+    /// the last access that could have relied on a leader among them. `open`: a group's leader ran before.
+    pub fn resume(&self, index: usize, group: usize, open: impl Fn(usize) -> bool) -> usize {
+        let mut last = self.list[group].last.max(index);
+        let relies = |(number, other): (usize, &Group), last: usize| {
+            (!open(number) && other.first <= last && other.last > last).then_some(other.last)
+        };
+        while let Some(later) = self.list.iter().enumerate().find_map(|entry| relies(entry, last)) {
+            last = later;
         }
         last + 1
     }

@@ -146,7 +146,7 @@ impl Lowering<'_> {
             }
             register = self.base(base);
         }
-        let resume = self.groups.resume(self.index, access.group);
+        let resume = self.groups.resume(self.index, access.group, |group| self.open.groups[group]);
         let site = self.site(instruction, SiteKind::Leader, memory.size, memory.aligned);
         self.sites[site as usize].extent = self.ends[resume - 1].wrapping_sub(instruction.ip()) as u16;
         self.sites[site as usize].decoded = self.memos.len() as u32;
