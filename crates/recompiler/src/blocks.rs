@@ -4,7 +4,6 @@ use crate::cpuid::CpuModel;
 use crate::fault::Fault;
 use crate::interp::{self, Handler};
 use crate::mode::Mode;
-use crate::rewritten::{PATIENCE, Rewritten, may_store};
 use crate::smp::granules_of;
 use crate::state::{Core, flag};
 use hv::SegmentRegister;
@@ -52,8 +51,6 @@ pub struct Block {
     pub translated: Option<crate::translate::Translated>,
     /// False once the guest changed the code: never to be entered again.
     pub valid: bool,
-    /// Stores to the code are not watched: it is compared with memory each time it is entered.
-    pub checked: bool,
 }
 
 impl Block {
@@ -87,9 +84,6 @@ pub struct Blocks {
     pub decoded: u64,
     /// Blocks dropped because the guest wrote to them.
     pub invalidations: u64,
-    /// Checked blocks that were found changed.
-    pub rechecked: u64,
-    rewritten: Rewritten,
 }
 
 /// Blocks decoded before those that were never translated are dropped: code that ran once, as much of a booting system's
@@ -117,15 +111,12 @@ impl Blocks {
         };
         let mut key = Key { offset, rip: core.rip, mode, second: None };
         if let Some(&id) = self.by_key.get(&key) {
-            if self.list[id as usize].checked {
-                return self.find_checked(core, id, physical);
-            }
             return Ok(Found::Block(id));
         }
-        let room = WINDOW.min(4096 - (physical & 0xFFF) as usize);
-        let mut bytes = [0; 2 * WINDOW];
+        let room = 4096 - (physical & 0xFFF) as usize;
+        let mut bytes = [0; 2 * 4096];
         core.physical_read(physical, &mut bytes[..room]);
-        let mut code = decode(&core.cpuid, mode, core.rip, &bytes[..room], false);
+        let mut code = decode(&core.cpuid, mode, core.rip, &bytes[..room]);
         if code.is_empty() {
             // The first instruction goes on in the next page, and with it the block.
             let Some(second) = second_page(core, mode) else { return single(core, mode) };
@@ -134,85 +125,34 @@ impl Blocks {
                 return Ok(Found::Block(id));
             }
             let Some(physical) = core.memory.address_of(second) else { return single(core, mode) };
-            core.physical_read(physical, &mut bytes[room..room + WINDOW]);
-            code = decode(&core.cpuid, mode, core.rip, &bytes[..room + WINDOW], false);
+            core.physical_read(physical, &mut bytes[room..room + 4096]);
+            code = decode(&core.cpuid, mode, core.rip, &bytes[..room + 4096]);
             if code.is_empty() {
                 return single(core, mode);
             }
         }
-        let mut checked = false;
-        if key.second.is_none() && self.rewritten.often(offset, length(&code) as u64) {
-            checked = true;
-            code = decode(&core.cpuid, mode, core.rip, &bytes[..room], true);
-        }
-        let size = length(&code);
-        if !checked && !self.watch(core, key, &bytes[..size]) {
-            return single(core, mode);
-        }
-        Ok(Found::Block(self.add(key, code, &bytes[..size], checked)))
+        let size: usize = code.iter().map(|decoded| decoded.instruction.len()).sum();
+        self.add(core, key, code, &bytes[..size])
     }
 
-    /// A checked block at a physical address, decoded anew if its code has changed.
-    fn find_checked(&mut self, core: &mut Core, id: BlockId, physical: u64) -> Result<Found, Fault> {
-        let block = &mut self.list[id as usize];
-        let key = block.key;
-        let mut bytes = [0; WINDOW];
-        let size = block.size as usize;
-        core.physical_read(physical, &mut bytes[..size]);
-        if bytes[..size] == block.bytes[..] {
-            if block.entered < PATIENCE {
-                return Ok(Found::Block(id));
-            }
-            self.rewritten.settled(key.offset, size as u64);
-        } else {
-            self.rechecked += 1;
-            let room = WINDOW.min(4096 - (physical & 0xFFF) as usize);
-            core.physical_read(physical, &mut bytes[..room]);
-            let code = decode(&core.cpuid, key.mode, core.rip, &bytes[..room], true);
-            if !code.is_empty() {
-                let size = length(&code);
-                block.size = size as u32;
-                block.entered = 0;
-                block.bytes = bytes[..size].into();
-                block.code = code.into_boxed_slice();
-                return Ok(Found::Block(id));
-            }
-        }
-        // Found no more, it will be decoded as what it is now.
-        self.forget(id);
-        single(core, key.mode)
-    }
-
-    /// Drops a checked block.
-    fn forget(&mut self, id: BlockId) {
-        let block = &mut self.list[id as usize];
-        block.valid = false;
-        block.code = Box::default();
-        block.bytes = Box::default();
-        self.by_key.remove(&block.key);
-    }
-
-    /// Sees to it that stores to a block's bytes are noticed. False: they have changed since they were read.
-    fn watch(&mut self, core: &mut Core, key: Key, bytes: &[u8]) -> bool {
-        let mut again = [0; 2 * WINDOW];
+    fn add(&mut self, core: &mut Core, key: Key, code: Vec<Decoded>, bytes: &[u8]) -> Result<Found, Fault> {
+        let size = bytes.len() as u64;
+        let mut again = vec![0; bytes.len()];
         let mut at = 0;
-        for (offset, length) in pieces(key, bytes.len() as u64) {
-            let Some(physical) = core.memory.address_of(offset) else { return false };
+        for (offset, length) in pieces(key, size) {
+            let Some(physical) = core.memory.address_of(offset) else { return single(core, key.mode) };
             let (shared, memory, mut party) = core.smp();
             shared.register_code(&mut party, memory, offset, length);
             core.physical_read(physical, &mut again[at..at + length as usize]);
             at += length as usize;
         }
         // From here on every store is noticed; one that came since the bytes were read shows now.
-        again[..at] == *bytes
-    }
-
-    fn add(&mut self, key: Key, code: Vec<Decoded>, bytes: &[u8], checked: bool) -> BlockId {
-        let size = bytes.len() as u64;
+        if again != bytes {
+            return single(core, key.mode);
+        }
         let block = Block {
             key,
             size: size as u32,
-            checked,
             code: code.into_boxed_slice(),
             bytes: bytes.into(),
             entered: 0,
@@ -232,12 +172,10 @@ impl Blocks {
             }
         };
         self.by_key.insert(key, id);
-        if !checked {
-            for (offset, _) in pieces(key, size) {
-                self.by_page.entry(offset >> 12).or_default().push(id);
-            }
+        for (offset, _) in pieces(key, size) {
+            self.by_page.entry(offset >> 12).or_default().push(id);
         }
-        id
+        Ok(Found::Block(id))
     }
 
     /// Drops the blocks that overlap `offset..offset + size` of the RAM file; `each` is told of every one.
@@ -249,7 +187,6 @@ impl Blocks {
                 continue;
             };
             let mut granules = 0;
-            let before = self.invalidations;
             ids.retain(|&id| {
                 let block = &mut self.list[id as usize];
                 let touched = |(start, length)| start < end && offset < start + length;
@@ -271,9 +208,6 @@ impl Blocks {
                 self.by_page.remove(&page);
             }
             core.shared.set_granules(core.id, page, granules);
-            if self.invalidations != before {
-                self.rewritten.dropped_by(offset, size);
-            }
         }
     }
 
@@ -334,16 +268,8 @@ fn second_page(core: &mut Core, mode: Mode) -> Option<u64> {
     core.memory.offset(physical, 4096)
 }
 
-/// Bytes of a page in which a block that starts there lies.
-const WINDOW: usize = 512;
-
-fn length(code: &[Decoded]) -> usize {
-    code.iter().map(|decoded| decoded.instruction.len()).sum()
-}
-
-/// Decodes instructions from RIP on until one ends the block, or the bytes end or the segment; with `checked` also at one
-/// that may store.
-fn decode(model: &CpuModel, mode: Mode, rip: u64, bytes: &[u8], checked: bool) -> Vec<Decoded> {
+/// Decodes instructions from RIP on until one ends the block, or the bytes end or the segment.
+fn decode(model: &CpuModel, mode: Mode, rip: u64, bytes: &[u8]) -> Vec<Decoded> {
     let mut decoder = Decoder::with_ip(mode.bits() as u32, bytes, rip, DecoderOptions::NONE);
     let mut code = Vec::with_capacity(8);
     while code.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
@@ -356,7 +282,7 @@ fn decode(model: &CpuModel, mode: Mode, rip: u64, bytes: &[u8], checked: bool) -
         if no_more_bytes || beyond_limit {
             break;
         }
-        let ends = instruction.is_invalid() || ends_block(&instruction, mode) || checked && may_store(&instruction);
+        let ends = instruction.is_invalid() || ends_block(&instruction, mode);
         code.push(Decoded { handler: interp::handler(&instruction), instruction });
         if ends {
             break;

@@ -16,7 +16,6 @@ mod model;
 pub mod msr;
 #[cfg(test)]
 mod native;
-mod rewritten;
 pub mod smp;
 pub mod state;
 mod sync;

@@ -289,7 +289,6 @@ impl RecompilerVcpu {
             match self.blocks.find(&mut self.core, mode)? {
                 // What was asked meanwhile may concern this very block.
                 Found::Block(_) if self.core.poll.load(Ordering::Relaxed) == WANTED => return Ok(()),
-                Found::Block(id) if self.blocks.list[id as usize].checked => id,
                 Found::Block(id) => {
                     self.near[slot] = NearEntry { rip: self.core.rip, mode, block: id, generation: self.generation };
                     id
@@ -411,8 +410,7 @@ impl Vcpu for RecompilerVcpu {
     }
 
     fn statistics(&self) -> Vec<(String, u64)> {
-        let Blocks { decoded, invalidations, rechecked, .. } = self.blocks;
-        let blocks = [("blocks", decoded), ("invalidations", invalidations), ("checked-changes", rechecked)];
+        let blocks = [("blocks", self.blocks.decoded), ("invalidations", self.blocks.invalidations)];
         let translator = self.translator.as_ref().map(|translator| translator.statistics(&self.core));
         let named = blocks.into_iter().chain(translator.into_iter().flatten());
         let mut statistics: Vec<_> = named.map(|(name, count)| (name.to_string(), count)).collect();

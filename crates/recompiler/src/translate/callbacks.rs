@@ -10,7 +10,7 @@ use crate::interp::{self, Delivered};
 use crate::mmu::Kind;
 use crate::mode::Mode;
 use crate::smp::QUIET;
-use crate::state::{Core, Executed, flag};
+use crate::state::{Core, flag};
 use crate::tlb;
 use hv::Pending;
 use std::sync::atomic::Ordering;
@@ -51,7 +51,7 @@ pub(super) extern "C" fn resolve_memory(core: &mut Core, linear: u64, site: u32)
 fn resolve(core: &mut Core, linear: u64, site: u32) -> Resolved {
     let Some(site) = site_at(core, site) else { return INTERPRET };
     if site.kind == SiteKind::Leader {
-        return memos::resolve(core, linear, *site);
+        return memos::resolve(core, linear, site);
     }
     let size = u64::from(site.size);
     if (linear & 0xFFF) + size > 4096 || site.aligned && linear & (size - 1) != 0 {
@@ -106,18 +106,19 @@ pub(super) extern "C" fn interpret_site(core: &mut Core, site: u32) -> u64 {
     core.rip = site.rip;
     core.rflags = saved_to_flags(core.rflags, core.flags);
     let end = site.rip.wrapping_add(u64::from(site.extent));
-    let mut stepped = match site.kind {
-        SiteKind::Interpret => {
-            // SAFETY: an interpreted site's number is that of an element, and the elements do not move while translated
-            // code runs.
-            let decoded = unsafe { &*(core.decoded as *const Decoded).add(site.decoded as usize) };
-            interpret_in_place(core, decoded)
-        }
-        _ => blocks::fetch_one(core).and_then(|decoded| interpret_in_place(core, &decoded)),
+    let mut decoded = match site.kind {
+        // SAFETY: an interpreted site's number is that of an element, and the elements do not move while translated code
+        // runs.
+        SiteKind::Interpret => Ok(unsafe { (*(core.decoded as *const Decoded).add(site.decoded as usize)).clone() }),
+        _ => blocks::fetch_one(core),
     };
     // A leader is interpreted with all that relies on it: forwards only, so it ends.
-    let mut from = site.rip;
     let mode = loop {
+        let from = core.rip;
+        let stepped = decoded.and_then(|decoded| {
+            core.counters.interpreted_in_place(decoded.instruction.mnemonic());
+            interp::step(core, &decoded.instruction, decoded.handler)
+        });
         if let Err(fault) = stepped {
             return raise(core, fault);
         }
@@ -125,8 +126,7 @@ pub(super) extern "C" fn interpret_site(core: &mut Core, site: u32) -> u64 {
         if core.rip <= from || core.rip >= end || mode != Some(site.mode) {
             break mode;
         }
-        from = core.rip;
-        stepped = blocks::fetch_one(core).and_then(|decoded| interpret_in_place(core, &decoded));
+        decoded = blocks::fetch_one(core);
     };
     core.flags = flags_to_saved(core.rflags);
     let emptied = std::mem::take(&mut core.tlb.memos_emptied);
@@ -137,11 +137,6 @@ pub(super) extern "C" fn interpret_site(core: &mut Core, site: u32) -> u64 {
         Some(mode) => translated_at_rip(core, mode),
         None => 0,
     }
-}
-
-fn interpret_in_place(core: &mut Core, decoded: &Decoded) -> Executed {
-    core.counters.interpreted_in_place(decoded.instruction.mnemonic());
-    interp::step(core, &decoded.instruction, decoded.handler)
 }
 
 /// The same for an instruction that does not look at vector or x87 registers: they are still live in the host's.
@@ -186,11 +181,10 @@ fn interruptible(core: &Core) -> bool {
     core.rflags & flag::IF != 0 && pending.contains(Pending::INTR) || !core.nmi_masked && pending.contains(Pending::NMI)
 }
 
-pub(super) fn site_at<'a>(core: &Core, site: u32) -> Option<&'a Site> {
+pub(super) fn site_at(core: &Core, site: u32) -> Option<Site> {
     if site >= core.site_count {
         return None;
     }
-    // SAFETY: `sites` points at `site_count` sites, which do not move while translated code runs. Callers use the site
-    // until they return there.
-    Some(unsafe { &*(core.sites as *const Site).add(site as usize) })
+    // SAFETY: `sites` points at `site_count` sites, which do not move while translated code runs.
+    Some(unsafe { *(core.sites as *const Site).add(site as usize) })
 }

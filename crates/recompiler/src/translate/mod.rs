@@ -241,7 +241,7 @@ impl Translator {
             return true;
         }
         let mode = block.key.mode;
-        let possible = !block.checked && self.range.contains(&mode.linear(block.key.rip)) && !mode.checks_alignment();
+        let possible = self.range.contains(&mode.linear(block.key.rip)) && !mode.checks_alignment();
         if !possible || block.entered < self.warm {
             self.pending_link = None;
             return false;
