@@ -97,7 +97,7 @@ fn run(seed: u64, after: u32) -> RecompilerVcpu {
     for _ in 0..100 {
         match vcpu.execute() {
             crate::vcpu::Stop::Shutdown => break,
-            crate::vcpu::Stop::Poll => vcpu.core.poll.store(crate::vm::QUIET, std::sync::atomic::Ordering::SeqCst),
+            crate::vcpu::Stop::Poll => vcpu.core.poll.store(crate::smp::QUIET, std::sync::atomic::Ordering::SeqCst),
         }
     }
     vcpu
