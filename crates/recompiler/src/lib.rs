@@ -11,8 +11,6 @@ mod instruments;
 pub mod interp;
 pub mod mmu;
 pub mod mode;
-#[cfg(test)]
-mod model;
 pub mod msr;
 #[cfg(test)]
 mod native;

@@ -1,10 +1,10 @@
-//! The protocol of [`crate::smp`], its own source, run by [loom](https://docs.rs/loom) in every order that threads and
+//! The protocol of the crate's `smp` module, its own source, run by [loom](https://docs.rs/loom) in every order that threads and
 //! memory could take (with at most two preemptions a run), against vCPUs that consist of nothing else.
 
 mod sync;
 
-#[allow(dead_code, clippy::duplicate_mod)]
-#[path = "../smp/mod.rs"]
+#[allow(dead_code)]
+#[path = "../../src/smp/mod.rs"]
 mod smp;
 
 use smp::{CodePages, Inside, QUIET, Request, Shared};
