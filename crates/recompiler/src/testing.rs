@@ -88,8 +88,9 @@ pub(crate) fn core(bits: Bits, cpl: u8) -> Box<Core> {
 }
 
 /// Lets a 64-bit processor made by [`core`] see its RAM at one more linear address (a multiple of 2 MiB below 1 GiB).
-pub(crate) fn map_ram_at(core: &Core, linear: u64) {
-    core.memory.write(PAGE_DIRECTORY + 8 * (linear >> 21), &0xE7u64.to_le_bytes()).expect("RAM");
+pub(crate) fn map_ram_at(core: &Core, linear: u64, writable: bool) {
+    let entry = 0xE5 | u64::from(writable) << 1;
+    core.memory.write(PAGE_DIRECTORY + 8 * (linear >> 21), &entry.to_le_bytes()).expect("RAM");
 }
 
 /// A kick that reaches nobody.

@@ -11,6 +11,7 @@
 //! nobody's critical path: the load does not wait for a table.
 
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 
 /// Entries of one table; a power of two. 16 MiB of reach: with 512 entries a hash table of 16 MiB took four times as long.
 pub const ENTRIES: usize = 4096;
@@ -47,7 +48,7 @@ pub struct Entry {
 /// Memos of all views together.
 pub const MEMOS: usize = 256;
 
-/// One page that code at some place accessed, found by the place: see [`Memo::of_view`].
+/// One page that code at some place accessed, found by the place: see [`ViewMemos`].
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
 pub struct Memo {
@@ -57,17 +58,39 @@ pub struct Memo {
     pub addend: u64,
 }
 
-impl Memo {
-    /// Memos that belong to the stack of a view: the first for reading, the second for writing too.
-    pub const STACK: usize = 2;
+/// Which memos belong to a view. What a check against a memo does not look at is the same for all that use it: the
+/// privilege, and whether they write.
+#[derive(Clone, Copy)]
+pub struct ViewMemos {
+    first: usize,
+    /// Those for reading, and as many for writing.
+    each: usize,
+}
 
-    /// The memos of a view: the first, and how many. Views share none, as privilege is not checked again.
-    pub const fn of_view(view: View) -> (usize, usize) {
+impl ViewMemos {
+    /// The memos of a view.
+    pub const fn of(view: View) -> Self {
         match view {
-            View::User => (0, 192),
-            View::Supervisor => (192, 48),
-            View::SupervisorAc => (240, 16),
+            View::User => ViewMemos { first: 0, each: 96 },
+            View::Supervisor => ViewMemos { first: 192, each: 24 },
+            View::SupervisorAc => ViewMemos { first: 240, each: 8 },
         }
+    }
+
+    const fn kind(self, write: bool) -> Range<usize> {
+        let start = self.first + if write { self.each } else { 0 };
+        start..start + self.each
+    }
+
+    /// The memo for the stack.
+    pub const fn stack(self, write: bool) -> usize {
+        self.kind(write).start
+    }
+
+    /// The memos for anything else.
+    pub const fn shared(self, write: bool) -> Range<usize> {
+        let Range { start, end } = self.kind(write);
+        start + 1..end
     }
 }
 
@@ -293,6 +316,18 @@ mod tests {
     fn hit(tlb: &Tlb, view: View, linear: u64, size: u64, write: bool) -> bool {
         let entry = &tlb.entries[view as usize][slot(linear)];
         linear.wrapping_sub(if write { entry.write } else { entry.read }) <= 4096 - size
+    }
+
+    #[test]
+    fn memos_of_different_views_and_rights_are_different() {
+        let mut seen = std::collections::HashSet::new();
+        for view in [View::User, View::Supervisor, View::SupervisorAc] {
+            for write in [false, true] {
+                let memos = ViewMemos::of(view);
+                assert!(std::iter::once(memos.stack(write)).chain(memos.shared(write)).all(|memo| seen.insert(memo)));
+            }
+        }
+        assert!(seen.len() == MEMOS && seen.into_iter().all(|memo| memo < MEMOS));
     }
 
     #[test]

@@ -113,3 +113,44 @@ fn leader_at(core: &mut Core, number: u32) -> Option<&mut Leader> {
     // vCPU's thread, which is here, touches them.
     Some(unsafe { &mut *(core.leaders as *mut Leader).add(number as usize) })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::state::{Bits, Core};
+    use crate::testing::{self, CODE, DATA, NoKick};
+    use crate::tlb::MEMOS;
+    use crate::vcpu::{RecompilerVcpu, Stop};
+    use std::sync::Arc;
+
+    /// Where the RAM is seen without the right to write.
+    const READ_ONLY: u64 = 0x2020_0000;
+
+    fn machine(code: &[u8]) -> Box<Core> {
+        let mut core = testing::core(Bits::B64, 3);
+        testing::map_ram_at(&core, READ_ONLY, false);
+        core.memory.write(CODE, code).expect("RAM");
+        core.gpr[3] = READ_ONLY + DATA;
+        core
+    }
+
+    /// A processor that translates everything at once, at the end of its program: an exception.
+    fn run(core: Box<Core>) -> RecompilerVcpu {
+        let mut vcpu = RecompilerVcpu::new(core, Arc::new(NoKick)).expect("a translator");
+        vcpu.translate_after(0);
+        assert!(matches!(vcpu.execute(), Stop::Shutdown));
+        vcpu
+    }
+
+    #[test]
+    fn a_memo_that_was_filled_for_reading_lets_nobody_write() {
+        let load = [0x48, 0x8B, 0x03, 0xEB, 0x00]; // mov rax, [rbx]; jmp to the next instruction
+        let store = [0xC6, 0x43, 0x08, 0x55]; // mov byte [rbx + 8], 0x55
+        // As many loads as it takes to have all memos show the page.
+        let vcpu = run(machine(&[load.repeat(MEMOS), store.to_vec()].concat()));
+        assert_eq!(vcpu.core.rip, CODE + (MEMOS * load.len()) as u64);
+        assert_eq!(vcpu.core.cr2, READ_ONLY + DATA + 8);
+        let mut byte = [0];
+        vcpu.core.memory.read(DATA + 8, &mut byte).expect("RAM");
+        assert_eq!(byte, [0]);
+    }
+}

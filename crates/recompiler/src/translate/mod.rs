@@ -128,8 +128,8 @@ pub struct Records {
     pub links: Vec<Link>,
     /// Leaders of groups.
     pub leaders: Vec<Leader>,
-    /// The memo given out next.
-    pub next_memo: usize,
+    /// The memos given out next, for reading and for writing.
+    pub next_memo: [usize; 2],
 }
 
 /// A jump from one block to a known guest address.

@@ -359,7 +359,7 @@ fn random_vector_instructions_end_as_on_the_host() {
     let wanted = environment("WIRT_LOCKSTEP_N", 6_000);
     let mut random = Random(environment("WIRT_LOCKSTEP_SEED", 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let mut core = testing::core(Bits::B64, 0);
-    testing::map_ram_at(&core, RAM);
+    testing::map_ram_at(&core, RAM, true);
     core.rip = RAM + CODE;
     let mut host = Host::new(&core, RAM);
     let mut vcpu = RecompilerVcpu::new(core, Arc::new(NoKick)).expect("a translator");

@@ -8,7 +8,7 @@
 use super::flow::Cold;
 use super::{Home, Lowering, Unfit, home};
 use crate::state::layout;
-use crate::tlb::{Memo, View};
+use crate::tlb::{View, ViewMemos};
 use crate::translate::asm::{Fixup, condition, host};
 use crate::translate::encode::Rm;
 use crate::translate::flags::Flags;
@@ -221,19 +221,21 @@ impl Lowering<'_> {
     }
 }
 
-/// The memos for the groups of a block. `next`: where the next block looks for its own, among those of the view.
-pub(super) fn assign(groups: &Groups, view: View, next: &mut usize) -> Vec<Option<usize>> {
-    let (first, count) = Memo::of_view(view);
-    let shared = count - Memo::STACK;
-    let mut used = 0;
+/// The memos for the groups of a block. `next`: where the next block looks for its own, among those of the view for reading
+/// and those for writing.
+pub(super) fn assign(groups: &Groups, view: View, next: &mut [usize; 2]) -> Vec<Option<usize>> {
+    let memos = ViewMemos::of(view);
+    let mut used = [0; 2];
     let mut assign = |group: &Group| {
+        let kind = usize::from(group.write);
         if group.stack {
-            return Some(first + usize::from(group.write));
+            return Some(memos.stack(group.write));
         }
-        used += 1;
-        let number = if view == View::User { *next % shared } else { used - 1 };
-        *next = next.wrapping_add(1);
-        (used <= shared).then_some(first + Memo::STACK + number)
+        let shared = memos.shared(group.write);
+        used[kind] += 1;
+        let number = if view == View::User { next[kind] % shared.len() } else { used[kind] - 1 };
+        next[kind] = next[kind].wrapping_add(1);
+        (used[kind] <= shared.len()).then_some(shared.start + number)
     };
     groups.list.iter().map(&mut assign).collect()
 }

@@ -121,7 +121,7 @@ pub struct Lowering<'a> {
     decoded: &'a mut Vec<Decoded>,
     links: &'a mut Vec<Link>,
     memos: &'a mut Vec<Leader>,
-    next_memo: &'a mut usize,
+    next_memo: &'a mut [usize; 2],
     groups: Groups,
     open: Open,
     /// Index of the present instruction.
