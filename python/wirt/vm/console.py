@@ -55,6 +55,10 @@ class Console:
         unread, self._unread = self._unread, b""
         return unread
 
+    def unread(self, data: bytes) -> None:
+        """Put back what was read too far: the next `read` or `expect` begins with it."""
+        self._unread = data + self._unread
+
     def expect(
         self, pattern: str | bytes | re.Pattern[bytes], timeout: float | None = 60.0
     ) -> re.Match[bytes]:

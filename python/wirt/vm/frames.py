@@ -14,7 +14,7 @@ END_MAX: Final = 128
 
 class FrameReader:
     """Finds one command's output in a console's. `begun` tells whether the frame's beginning was
-    seen, and `status` is None until its end was."""
+    seen, and `status` is None until its end was; `rest` is what came behind the end with it."""
 
     def __init__(self, nonce: str) -> None:
         self._begin = re.compile(rb"\x1e@@WIRT-BEGIN %s\r?\n" % nonce.encode())
@@ -22,6 +22,7 @@ class FrameReader:
         self._pending = b""
         self.begun = False
         self.status: int | None = None
+        self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
         """Take more of the console's output and return what of it is the command's."""
@@ -38,7 +39,8 @@ class FrameReader:
         match = self._end.search(self._pending)
         if match is not None:
             self.status = int(match[1])
-            output, self._pending = self._pending[: match.start()], b""
+            output, self.rest = self._pending[: match.start()], self._pending[match.end() :]
+            self._pending = b""
             return output
         mark = self._pending.rfind(b"\x1e", -END_MAX) if self._pending else -1
         keep = len(self._pending) if mark < 0 else mark

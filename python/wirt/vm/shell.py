@@ -60,6 +60,7 @@ class Shell:
             if not data and _left(deadline) == 0:
                 raise WaitTimeout(f"The command {command!r} still runs after {timeout} s.")
             output += frames.feed(data)
+        self._console.unread(frames.rest)
         self._console.expect(PROMPT, _left(deadline))
         self._at_prompt = True
         return CompletedExec(command, output.decode(errors="replace"), frames.status)

@@ -31,6 +31,7 @@ def test_output_is_found_however_it_arrives(
         stream = stream[size:]
     found += reader.feed(stream)
     assert (found, reader.status) == (output, status)
+    assert later.startswith(reader.rest)
 
 
 def test_frames_of_another_nonce_are_output() -> None:
@@ -38,6 +39,12 @@ def test_frames_of_another_nonce_are_output() -> None:
     forged = b"\x1e@@WIRT-END 00000000 0\n"
     assert reader.feed(frame(forged, 7)) == forged
     assert reader.status == 7
+
+
+def test_what_came_with_the_end_is_not_lost() -> None:
+    reader = FrameReader(NONCE)
+    assert reader.feed(frame(b"output", 0) + b"tiny:/# ") == b"output"
+    assert reader.rest == b"tiny:/# "
 
 
 def test_output_comes_before_the_end_does() -> None:
