@@ -168,6 +168,7 @@ pub mod layout {
     pub const SCRATCH: u32 = offset_of!(Core, scratch) as u32;
     pub const SCRATCH2: u32 = offset_of!(Core, scratch2) as u32;
     pub const RESUME: u32 = offset_of!(Core, resume) as u32;
+    pub const HOST_STACK: u32 = offset_of!(Core, host_stack) as u32;
     pub const THIS: u32 = offset_of!(Core, this) as u32;
     pub const CR4: u32 = offset_of!(Core, cr4) as u32;
     pub const EFER: u32 = offset_of!(Core, efer) as u32;
@@ -309,6 +310,8 @@ pub struct Core {
     pub roaming: FxHashSet<u64>,
     /// Host address at which translated code goes on.
     pub resume: u64,
+    /// The host's stack pointer, while RSP is the guest's.
+    pub host_stack: u64,
     /// Address of this structure.
     pub this: u64,
     /// Address of the first of the translator's sites.
@@ -513,6 +516,7 @@ impl Core {
             memos_judged: 0,
             roaming: FxHashSet::default(),
             resume: 0,
+            host_stack: 0,
             this: 0,
             sites: 0,
             site_count: 0,

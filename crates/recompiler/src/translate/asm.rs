@@ -13,6 +13,7 @@ pub mod host {
     pub const RBP: u8 = 5;
     pub const RSI: u8 = 6;
     pub const RDI: u8 = 7;
+    pub const R10: u8 = 10;
     pub const R11: u8 = 11;
     pub const R12: u8 = 12;
     pub const R13: u8 = 13;

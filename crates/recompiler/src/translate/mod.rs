@@ -282,7 +282,7 @@ impl Translator {
         core.flags = flags_to_saved(core.rflags);
         core.update_windows();
         core.tlb.memos_emptied = false;
-        set_gs_base(core.this);
+        prepare_thread(core.this);
         // SAFETY: `enter` was emitted with this signature.
         let enter: extern "C" fn(*mut Core, u64) = unsafe { std::mem::transmute(self.stubs.enter) };
         enter(core, entry);
@@ -382,18 +382,34 @@ fn translated_range() -> RangeInclusive<u64> {
     std::env::var("WIRT_TRANSLATE").ok().and_then(parse).unwrap_or(0..=u64::MAX)
 }
 
-/// Points the GS segment of the host at the core.
-fn set_gs_base(base: u64) {
+/// Prepares this thread for translated code: points the host's GS segment at the core, and holds signals off, whose
+/// handlers would run on the guest's stack pointer. Those that the processor raises end the process in any case.
+fn prepare_thread(gs_base: u64) {
     use std::cell::Cell;
     thread_local! {
         static CURRENT: Cell<u64> = const { Cell::new(0) };
     }
     CURRENT.with(|current| {
-        if current.get() != base {
+        if current.get() == 0 {
+            block_signals();
+        }
+        if current.get() != gs_base {
             const ARCH_SET_GS: i32 = 0x1001;
             // SAFETY: sets the GS base of this thread, which nothing else in the process uses.
-            unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, base) };
-            current.set(base);
+            unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, gs_base) };
+            current.set(gs_base);
         }
     });
+}
+
+fn block_signals() {
+    // SAFETY: fills a set of our own, and changes the mask of this thread alone.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        for raised in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS] {
+            libc::sigdelset(&mut set, raised);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
 }

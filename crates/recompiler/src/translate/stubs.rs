@@ -1,6 +1,7 @@
 //! The hand-made code around translated blocks: getting in, getting out, and calling Rust from within.
 //!
-//! The frame below translated code (RSP is 16-byte aligned):
+//! Translated code runs with RSP being the guest's; [`store_registers`] goes back to the host's stack. The frame there (16-byte
+//! aligned):
 //! ```text
 //! [rsp +   0 .. 512]  XMM0..15, or YMM0..15, while Rust is called with x87 state left where it is
 //! [rsp + 512]         the host's MXCSR
@@ -74,6 +75,7 @@ pub fn emit(asm: &mut Asm, vectors: Vectors) -> Stubs {
     asm.group1(true, 5, Rm::Register(host::RSP), FRAME);
     // stmxcsr [rsp + MXCSR]
     asm.op(false, &[0x0F, 0xAE], 3, stack(MXCSR));
+    asm.store(Rm::Gs(layout::HOST_STACK), host::RSP);
     asm.store(Rm::Gs(layout::RESUME), host::RSI);
     restore_vectors(asm, mask);
     load_registers(asm);
@@ -265,7 +267,7 @@ fn leave_with(asm: &mut Asm, reason: u32) -> super::asm::Fixup {
     asm.jmp_forward()
 }
 
-/// Guest registers from the core into their host registers; changes no flags.
+/// Guest registers from the core into their host registers, RSP among them; changes no flags.
 fn load_registers(asm: &mut Asm) {
     for number in 0..HOMES.len() as u8 {
         if let Home::Host(register) = home(number) {
@@ -274,13 +276,14 @@ fn load_registers(asm: &mut Asm) {
     }
 }
 
-/// Guest registers into the core.
+/// Guest registers into the core, and back to the host's stack; changes no flags.
 fn store_registers(asm: &mut Asm) {
     for number in 0..HOMES.len() as u8 {
         if let Home::Host(register) = home(number) {
             asm.store(Rm::Gs(layout::gpr(number)), register);
         }
     }
+    asm.load(host::RSP, Rm::Gs(layout::HOST_STACK));
 }
 
 /// `call` of a Rust function with the core as its first argument.

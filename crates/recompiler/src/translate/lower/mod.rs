@@ -1,9 +1,10 @@
 //! From guest instructions to host code: one block at a time.
 //!
 //! # Registers
-//! Guest registers live in host registers, but for R11, R14 and R15, which live in the core. RAX and RCX are scratch: RAX
-//! holds the address of a memory operand and serves LAHF and SAHF, RCX the TLB slot, counts and JRCXZ. RSP is the
-//! host's stack. The core is reached through GS.
+//! Guest registers live in host registers, but for R10 and R11, which compilers use least and which live in the core. RAX
+//! and RCX are scratch: RAX holds the address of a memory operand and serves LAHF and SAHF, RCX the TLB slot, counts and
+//! JRCXZ. RSP is the guest's as well, so translated code has no stack, and no signal may be handled on its thread. The
+//! core is reached through GS.
 //!
 //! # Flags
 //! The guest's arithmetic flags are in the host's flags, or saved in the core (`Core::flags`, as LAHF and SETO give
@@ -55,18 +56,18 @@ pub const HOMES: [u8; 16] = [
     host::R15,
     host::RDX,
     host::RBX,
-    host::R11,
+    host::RSP,
     host::RBP,
     host::RSI,
     host::RDI,
     8,
     9,
-    10,
+    0xFF,
     0xFF,
     host::R12,
     host::R13,
-    0xFF,
-    0xFF,
+    host::R10,
+    host::R11,
 ];
 
 /// The home of a guest register.
