@@ -1,6 +1,7 @@
 //! Which memory accesses of a block share one check: those off one value in a register, a few bytes apart.
 //!
-//! A compiler reaches the fields of a structure, the slots of a stack frame and the registers it saves off one base. The
+//! A compiler reaches the fields of a structure, the slots of a stack frame and the registers it saves off one base, or an
+//! array's elements off the same base and index. The
 //! first access of such a *group* that runs, its *leader*, checks the page for all of them; the others follow with
 //! neither check nor change of flags. What the registers hold is followed symbolically: a version, and what constants
 //! have added to it since.
@@ -48,22 +49,34 @@ struct Value {
     offset: i32,
 }
 
+/// What is added up in an operand that is more than a register and a displacement: versions of the segment's base, the
+/// base and the index, 0 for none, and the index's scale.
+type Sum = ([u32; 3], u32);
+
 /// The groups of a block.
 pub struct Groups {
     /// The groups.
     pub list: Vec<Group>,
     /// Per instruction: its explicit memory operand, and its implicit one (the stack).
     accesses: Vec<[Option<Access>; 2]>,
-    registers: [Value; 16],
+    /// The general registers and the bases of FS and GS.
+    registers: [Value; REGISTERS],
+    /// The sums seen so far, and the version of each.
+    sums: Vec<(Sum, u32)>,
     versions: u32,
+    /// Groups of one access are of use, and so are those off sums.
+    lone: bool,
 }
 
-/// The version that RSP has at the start of a block.
-const STACK: u32 = 4;
+const REGISTERS: usize = 18;
+
+/// The version that RSP has at the start of a block: versions begin with 1.
+const STACK: u32 = 1 + 4;
 
 impl Groups {
     /// Looks for the groups of a block of 64-bit code. `roams`: the instruction at this address is known to wander from
-    /// page to page, and to be better off alone. `lone`: groups of one access are of use.
+    /// page to page, and to be better off alone. `lone`: groups of one access are of use, and so are groups off sums of
+    /// registers.
     pub fn find<'a>(
         code: &[Decoded],
         plan: impl Fn(usize) -> &'a Plan,
@@ -73,8 +86,10 @@ impl Groups {
         let mut groups = Groups {
             list: Vec::new(),
             accesses: vec![[None; 2]; code.len()],
-            registers: std::array::from_fn(|number| Value { version: number as u32, offset: 0 }),
-            versions: 16,
+            registers: std::array::from_fn(|number| Value { version: 1 + number as u32, offset: 0 }),
+            sums: Vec::new(),
+            versions: 1 + REGISTERS as u32,
+            lone,
         };
         for (index, decoded) in code.iter().enumerate() {
             groups.instruction(index, &decoded.instruction, plan(index), roams(decoded.instruction.ip()));
@@ -93,8 +108,10 @@ impl Groups {
         Groups {
             list: Vec::new(),
             accesses: vec![[None; 2]; instructions],
-            registers: [Value { version: 0, offset: 0 }; 16],
+            registers: [Value { version: 0, offset: 0 }; REGISTERS],
+            sums: Vec::new(),
             versions: 0,
+            lone: false,
         }
     }
 
@@ -177,42 +194,70 @@ impl Groups {
         }
     }
 
-    /// A memory operand off one register.
+    /// A memory operand off registers.
     fn explicit(&mut self, index: usize, instruction: &Instruction, memory: Memory, roams: bool) {
         let has = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
-        let base = instruction.memory_base();
         let locked = instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg;
-        if !has
-            || roams
-            || locked
-            || !base.is_gpr64()
-            || instruction.memory_index() != Register::None
-            || matches!(instruction.memory_segment(), Register::FS | Register::GS)
-        {
+        if !has || roams || locked {
             return;
         }
+        // MOV at a fixed address may have a displacement of 64 bits.
+        let Ok(displacement) = i32::try_from(instruction.memory_displacement64() as i64) else { return };
+        let Some(value) = self.value(instruction) else { return };
         let mask = if memory.aligned { i32::from(memory.size) - 1 } else { 0 };
-        let displacement = instruction.memory_displacement64() as i32;
-        let access = self.add(index, base.number() as u8, displacement, memory.size, memory.write, mask);
-        self.accesses[index][0] = access;
+        self.accesses[index][0] = self.add(index, value, displacement, memory.size, memory.write, mask);
+    }
+
+    /// What the registers of a memory operand add up to. `None`: no group is for it.
+    fn value(&mut self, instruction: &Instruction) -> Option<Value> {
+        let (base, index) = (instruction.memory_base(), instruction.memory_index());
+        let segment = match instruction.memory_segment() {
+            Register::FS => Some(16),
+            Register::GS => Some(17),
+            _ => None,
+        };
+        let plain = |register: Register| register == Register::None || register.is_gpr64();
+        if !plain(base) || !plain(index) || instruction.is_ip_rel_memory_operand() {
+            return None;
+        }
+        let held = |register: Register| (register != Register::None).then(|| self.registers[register.number() & 15]);
+        let parts = [segment.map(|segment| self.registers[segment]), held(base), held(index)];
+        match parts {
+            [None, Some(base), None] => return Some(base),
+            [None, None, None] => return None,
+            _ if !self.lone => return None,
+            _ => {}
+        }
+        let scale = instruction.memory_index_scale();
+        let [segment, base, index] = parts.map(|part| part.unwrap_or(Value { version: 0, offset: 0 }));
+        let offset = index.offset.checked_mul(scale as i32)?.checked_add(base.offset)?.checked_add(segment.offset)?;
+        let sum = ([segment.version, base.version, index.version], scale);
+        let known = self.sums.iter().find(|(known, _)| *known == sum).map(|&(_, version)| version);
+        let version = known.unwrap_or_else(|| {
+            self.versions += 1;
+            self.sums.push((sum, self.versions - 1));
+            self.versions - 1
+        });
+        Some(Value { version, offset })
     }
 
     fn implicit(&mut self, index: usize, register: u8, displacement: i32, write: bool, roams: bool) {
         if !roams {
-            self.accesses[index][1] = self.add(index, register, displacement, 8, write, 0);
+            self.accesses[index][1] =
+                self.add(index, self.registers[register as usize & 15], displacement, 8, write, 0);
         }
     }
 
     fn add(
         &mut self,
         index: usize,
-        register: u8,
+        value: Value,
         displacement: i32,
         size: u16,
         write: bool,
         mask: i32,
     ) -> Option<Access> {
-        let Value { version, offset } = self.registers[register as usize & 15];
+        let Value { version, offset } = value;
         let displacement = offset.checked_add(displacement)?;
         let high = displacement.checked_add(i32::from(size))?;
         let present = self.list.iter().rposition(|group| group.version == version);
@@ -301,12 +346,12 @@ impl Groups {
     }
 
     fn forget(&mut self, register: u8) {
-        self.registers[register as usize & 15] = Value { version: self.versions, offset: 0 };
+        self.registers[usize::from(register)] = Value { version: self.versions, offset: 0 };
         self.versions += 1;
     }
 
     fn forget_all(&mut self) {
-        (0..16).for_each(|register| self.forget(register));
+        (0..REGISTERS as u8).for_each(|register| self.forget(register));
     }
 }
 

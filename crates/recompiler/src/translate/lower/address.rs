@@ -56,7 +56,7 @@ impl Lowering<'_> {
     }
 
     /// The guest's base and index as a host address, registers of the core loaded into RAX and RCX.
-    fn address_operand(&mut self, base: Register, index: Register, scale: u32, displacement: i32) -> Rm {
+    pub(super) fn address_operand(&mut self, base: Register, index: Register, scale: u32, displacement: i32) -> Rm {
         let scale = scale.trailing_zeros() as u8;
         let load = |lowering: &mut Self, register: Register, scratch: u8| match home(
             register.full_register().number() as u8
@@ -137,6 +137,46 @@ impl Lowering<'_> {
         asm.load(host::RCX, Rm::GsIndexed { base: host::RCX, displacement: self.tlb_base + layout::TLB_HOST });
         self.sites[site as usize].join = self.asm.bytes.len() as u32;
         self.cold.push(Cold::Miss { from, tag, site });
+        site
+    }
+
+    /// The linear address of a memory operand of 64-bit code that no register has a part in, when the access stays in a page
+    /// and is aligned where it has to be.
+    pub(super) fn fixed_address(&self, instruction: &Instruction, memory: Memory) -> Option<u64> {
+        let registers = [instruction.memory_base(), instruction.memory_index()];
+        let relative = instruction.is_ip_rel_memory_operand();
+        let address = match registers {
+            _ if !self.wide() || matches!(instruction.memory_segment(), Register::FS | Register::GS) => return None,
+            [Register::RIP, _] if relative => instruction.ip_rel_memory_address(),
+            [Register::None, Register::None] if operand::address_size(instruction) == 8 => {
+                instruction.memory_displacement64()
+            }
+            _ => return None,
+        };
+        let size = u64::from(memory.size);
+        let fits = (address & 0xFFF) + size <= 4096 && !(memory.aligned && address & (size - 1) != 0);
+        fits.then_some(address)
+    }
+
+    /// As [`Self::lookup`] for an address that is known: so is its slot.
+    pub(super) fn lookup_fixed(&mut self, instruction: &Instruction, address: u64, memory: Memory) -> u32 {
+        let kind = if memory.write { SiteKind::Write } else { SiteKind::Read };
+        let site = self.site(instruction, kind, memory.size, memory.aligned);
+        let entry = self.tlb_base + (tlb::slot(address) * size_of::<tlb::Entry>()) as u32;
+        let tag = Rm::Gs(entry + if memory.write { layout::TLB_WRITE } else { layout::TLB_READ });
+        let page = address & !0xFFF;
+        match i32::try_from(page as i64) {
+            Ok(page) => self.asm.group1(true, 7, tag, page),
+            Err(_) => {
+                self.asm.mov_imm(host::RCX, page);
+                self.asm.op(true, &[0x39], host::RCX, tag);
+            }
+        }
+        let from = self.asm.jcc_forward(condition::NE);
+        self.asm.load(host::RCX, Rm::Gs(entry + layout::TLB_HOST));
+        self.asm.mov_imm(host::RAX, address & 0xFFF);
+        self.sites[site as usize].join = self.asm.bytes.len() as u32;
+        self.cold.push(Cold::Fixed { from, address, site });
         site
     }
 

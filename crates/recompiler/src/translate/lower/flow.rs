@@ -1,5 +1,6 @@
 //! Control flow: branches, calls, returns, links to other blocks, the jump table, and the code out of line.
 
+use super::memo::Parts;
 use super::{Lowering, Unfit, place};
 use crate::interp::integer::control;
 use crate::state::{JUMPS, Jump, layout};
@@ -21,8 +22,10 @@ pub(super) enum Cold {
     Far { from: Fixup, target: u64, in_host: bool, saved: bool },
     /// A lookup missed: RAX minus the tag of slot RCX was compared.
     Miss { from: Vec<Fixup>, tag: u32, site: u32 },
-    /// The check of the leader of a group failed: the address is `low` from the guest register `base`.
-    Leader { from: Vec<Fixup>, base: u8, low: i32, site: u32 },
+    /// The check of the leader of a group failed: the address is `low` from what `parts` add up to.
+    Leader { from: Vec<Fixup>, parts: Parts, low: i32, site: u32 },
+    /// A lookup at a known address missed.
+    Fixed { from: Fixup, address: u64, site: u32 },
     /// Interpret the instruction of `site`; its operands were found unfit for the host.
     Unfit { from: Vec<Fixup>, site: u32, stub: u64 },
     /// Leave for another block by `link`.
@@ -317,9 +320,16 @@ impl Lowering<'_> {
                     asm.dword(site);
                     asm.jmp(self.stubs.memory);
                 }
-                Cold::Leader { from, base, low, site } => {
+                Cold::Leader { from, parts, low, site } => {
                     from.into_iter().for_each(|fixup| asm.bind(fixup));
-                    self.memo_missed(base, low, site);
+                    self.memo_missed(parts, low, site);
+                }
+                Cold::Fixed { from, address, site } => {
+                    asm.bind(from);
+                    asm.mov_imm(host::RAX, address);
+                    asm.raw(&[0xB9]);
+                    asm.dword(site);
+                    asm.jmp(self.stubs.memory);
                 }
                 Cold::Unfit { from, site, stub } => {
                     from.into_iter().for_each(|fixup| asm.bind(fixup));

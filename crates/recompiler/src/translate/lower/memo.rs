@@ -15,7 +15,7 @@ use crate::translate::flags::Flags;
 use crate::translate::form::Memory;
 use crate::translate::groups::{Group, Groups};
 use crate::translate::{Leader, SiteKind};
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Register};
 
 /// Where [`Lowering::lookup`] leaves an operand.
 pub(super) const TABLE: Rm = Rm::BaseIndex { base: host::RAX, index: host::RCX, scale: 0, displacement: 0 };
@@ -28,13 +28,38 @@ pub(super) struct Operand {
     pub site: Option<u32>,
 }
 
+/// The guest's registers that add up to an address but for its displacement.
+#[derive(Clone, Copy)]
+pub(super) struct Parts {
+    segment: Option<usize>,
+    base: Register,
+    index: Register,
+    scale: u32,
+}
+
+impl Parts {
+    fn of_operand(instruction: &Instruction) -> Self {
+        let segment = instruction.memory_segment();
+        Parts {
+            segment: matches!(segment, Register::FS | Register::GS).then(|| segment.number()),
+            base: instruction.memory_base(),
+            index: instruction.memory_index(),
+            scale: instruction.memory_index_scale(),
+        }
+    }
+
+    fn of_register(register: Register) -> Self {
+        Parts { segment: None, base: register, index: Register::None, scale: 1 }
+    }
+}
+
 /// What an instruction accesses besides its explicit memory operand.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Implied {
     /// It is the explicit operand that is meant.
     Nothing,
     /// What a register points at, a displacement away.
-    Register(u8, i32),
+    Register(Register, i32),
 }
 
 /// The state of the block's groups.
@@ -96,8 +121,13 @@ impl Lowering<'_> {
             return Ok(operand);
         }
         self.before_clobber(live);
-        self.address(instruction)?;
-        let site = self.lookup(instruction, memory);
+        let site = match self.fixed_address(instruction, memory) {
+            Some(address) => self.lookup_fixed(instruction, address, memory),
+            None => {
+                self.address(instruction)?;
+                self.lookup(instruction, memory)
+            }
+        };
         Ok(Operand { rm: TABLE, site: Some(site) })
     }
 
@@ -111,13 +141,13 @@ impl Lowering<'_> {
     ) -> Option<Operand> {
         let access = self.groups.access(self.index, implied != Implied::Nothing)?;
         let memo = self.open.memos[access.group]?;
-        let (base, displacement) = match implied {
-            Implied::Register(number, displacement) => (number, displacement),
-            Implied::Nothing => (instruction.memory_base().number() as u8, instruction.memory_displacement64() as i32),
+        let (parts, displacement) = match implied {
+            Implied::Register(register, displacement) => (Parts::of_register(register), displacement),
+            Implied::Nothing => (Parts::of_operand(instruction), instruction.memory_displacement64() as i32),
         };
         let addend = Rm::Gs(layout::memo(memo) + layout::MEMO_ADDEND);
         if self.open.groups[access.group] {
-            let base = self.base(base);
+            let base = self.base(parts);
             self.asm.load(host::RCX, addend);
             return Some(Operand { rm: Rm::BaseIndex { base, index: host::RCX, scale: 0, displacement }, site: None });
         }
@@ -127,7 +157,7 @@ impl Lowering<'_> {
         let tag = self.tlb_base + if group.write { layout::TLB_WRITE } else { layout::TLB_READ };
         let remembered = self.remembers(&group);
         let join = self.asm.bytes.len() as u32;
-        let mut register = self.base(base);
+        let mut register = self.base(parts);
         let from;
         if remembered {
             self.asm.load(host::RCX, Rm::Gs(layout::memo(memo) + layout::MEMO_MINUS));
@@ -144,7 +174,7 @@ impl Lowering<'_> {
             if group.count > 1 {
                 self.asm.store(addend, host::RCX);
             }
-            register = self.base(base);
+            register = self.base(parts);
         }
         let resume = self.groups.resume(self.index, access.group, |group| self.open.groups[group]);
         let site = self.site(instruction, SiteKind::Leader, memory.size, memory.aligned);
@@ -166,7 +196,7 @@ impl Lowering<'_> {
         });
         self.open.leading.push(access.group);
         self.open.resumes.push((site, resume));
-        self.cold.push(Cold::Leader { from, base, low, site });
+        self.cold.push(Cold::Leader { from, parts, low, site });
         Some(Operand { rm: Rm::BaseIndex { base: register, index: host::RCX, scale: 0, displacement }, site: None })
     }
 
@@ -175,15 +205,33 @@ impl Lowering<'_> {
         group.stack || self.mode.view() == View::User
     }
 
-    /// A guest register to address with; one that lives in the core is loaded into RAX.
-    fn base(&mut self, number: u8) -> u8 {
-        match home(number) {
-            Home::Host(register) => register,
-            Home::Core(offset) => {
-                self.asm.load(host::RAX, Rm::Gs(offset));
-                host::RAX
+    /// A host register that holds what the guest's registers add up to: where that is no single one with a home on the host,
+    /// RAX. Sums also destroy RCX.
+    fn base(&mut self, parts: Parts) -> u8 {
+        let Parts { segment, base, index, scale } = parts;
+        if segment.is_none() && index == Register::None {
+            return match home(base.number() as u8) {
+                Home::Host(register) => register,
+                Home::Core(offset) => {
+                    self.asm.load(host::RAX, Rm::Gs(offset));
+                    host::RAX
+                }
+            };
+        }
+        if base != Register::None || index != Register::None {
+            let from = self.address_operand(base, index, scale, 0);
+            self.asm.lea(host::RAX, from);
+        }
+        if let Some(segment) = segment {
+            let start = Rm::Gs(layout::segment_base(segment));
+            if base == Register::None && index == Register::None {
+                self.asm.load(host::RAX, start);
+            } else {
+                self.asm.load(host::RCX, start);
+                self.asm.lea(host::RAX, TABLE);
             }
         }
+        host::RAX
     }
 
     /// Jumps away unless the whole group, whose lowest byte is at `offset` in the page, is in it.
@@ -201,8 +249,8 @@ impl Lowering<'_> {
     }
 
     /// A leader's check failed: RAX = its group's lowest address.
-    pub(super) fn memo_missed(&mut self, base: u8, low: i32, site: u32) {
-        let register = self.base(base);
+    pub(super) fn memo_missed(&mut self, parts: Parts, low: i32, site: u32) {
+        let register = self.base(parts);
         self.asm.lea(host::RAX, Rm::Base { base: register, displacement: low });
         let record = &self.sites[site as usize];
         let remembered = self.memos[record.decoded as usize].remembered;

@@ -12,7 +12,7 @@ use crate::translate::encode::Rm;
 use crate::translate::flags::{Flags, Use};
 use crate::translate::form::{Memory, general};
 use hv::SegmentRegister;
-use iced_x86::{Instruction, OpAccess, OpKind};
+use iced_x86::{Instruction, OpAccess, OpKind, Register};
 
 impl Lowering<'_> {
     /// `size` bytes at RSP + displacement looked up.
@@ -42,7 +42,9 @@ impl Lowering<'_> {
         live: Flags,
     ) -> Operand {
         let memory = Memory { size, write, aligned: false };
-        if let Some(operand) = self.grouped_operand(instruction, Implied::Register(4, displacement), memory, live) {
+        if let Some(operand) =
+            self.grouped_operand(instruction, Implied::Register(Register::RSP, displacement), memory, live)
+        {
             return operand;
         }
         self.before_clobber(live);
@@ -152,7 +154,9 @@ impl Lowering<'_> {
         let size = self.operand_size(instruction);
         let pointer = self.mode.stack_pointer();
         let memory = Memory { size, write: false, aligned: false };
-        if let Some(operand) = self.grouped_operand(instruction, Implied::Register(5, 0), memory, flags.live_in) {
+        if let Some(operand) =
+            self.grouped_operand(instruction, Implied::Register(Register::RBP, 0), memory, flags.live_in)
+        {
             self.set_stack(HOMES[5], i32::from(size));
             self.asm.sized(size, &[0x8B], HOMES[5], operand.rm);
             return Ok(());
