@@ -157,7 +157,7 @@ pub mod layout {
     #![allow(missing_docs)]
     use super::{Core, JUMPS, Jump};
     use crate::mode::Window;
-    use crate::tlb::{ENTRIES, Entry, Memo, Tlb, View};
+    use crate::tlb::{ENTRIES, Entry, MEMO_CHUNK, Memo, Tlb, View};
     use std::mem::offset_of;
 
     pub const RIP: u32 = offset_of!(Core, rip) as u32;
@@ -186,7 +186,6 @@ pub mod layout {
     pub const TLB_WRITE: u32 = offset_of!(Entry, write) as u32;
     pub const TLB_HOST: u32 = offset_of!(Entry, host) as u32;
     pub const TLB_ADDEND: u32 = offset_of!(Entry, addend) as u32;
-    pub const MEMOS_USED: u32 = (offset_of!(Core, tlb) + offset_of!(Tlb, memos_used)) as u32;
     pub const MEMO_MINUS: u32 = offset_of!(Memo, minus) as u32;
     pub const MEMO_ADDEND: u32 = offset_of!(Memo, addend) as u32;
     pub const MEMO_BUDGET: u32 = offset_of!(Core, memo_budget) as u32;
@@ -228,6 +227,11 @@ pub mod layout {
 
     pub const fn memo(number: usize) -> u32 {
         (offset_of!(Core, tlb) + offset_of!(Tlb, memos) + number * size_of::<Memo>()) as u32
+    }
+
+    /// What says that the memo was filled.
+    pub const fn memo_used(number: usize) -> u32 {
+        (offset_of!(Core, tlb) + offset_of!(Tlb, memos_used) + number / MEMO_CHUNK) as u32
     }
 
     pub const fn jump_mode(view: View) -> u32 {

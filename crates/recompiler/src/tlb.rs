@@ -45,8 +45,12 @@ pub struct Entry {
     pub addend: u64,
 }
 
-/// Memos of all views together.
-pub const MEMOS: usize = 256;
+/// Memos of all views together. A program's hot places in the code should not get in each other's way: with 96 for reading
+/// in user code, an interpreter's did.
+pub const MEMOS: usize = 1088;
+
+/// Memos that are emptied together, if one of them was filled.
+pub const MEMO_CHUNK: usize = 32;
 
 /// One page that code at some place accessed, found by the place: see [`ViewMemos`].
 #[derive(Clone, Copy)]
@@ -71,9 +75,9 @@ impl ViewMemos {
     /// The memos of a view.
     pub const fn of(view: View) -> Self {
         match view {
-            View::User => ViewMemos { first: 0, each: 96 },
-            View::Supervisor => ViewMemos { first: 192, each: 24 },
-            View::SupervisorAc => ViewMemos { first: 240, each: 8 },
+            View::User => ViewMemos { first: 0, each: 512 },
+            View::Supervisor => ViewMemos { first: 1024, each: 24 },
+            View::SupervisorAc => ViewMemos { first: 1072, each: 8 },
         }
     }
 
@@ -101,8 +105,8 @@ pub struct Tlb {
     pub entries: [[Entry; ENTRIES]; VIEWS],
     /// The memos.
     pub memos: [Memo; MEMOS],
-    /// Nonzero: a memo was filled since all were emptied.
-    pub memos_used: u32,
+    /// Per chunk, nonzero: a memo was filled since all were emptied.
+    pub memos_used: [u8; MEMOS / MEMO_CHUNK],
     /// Memos were emptied: code in the middle of a block must not go on, since it may rely on one that its leader checked.
     pub memos_emptied: bool,
     used: [[u64; ENTRIES / 64]; VIEWS],
@@ -137,7 +141,7 @@ impl Default for Tlb {
         Tlb {
             entries,
             memos: [Memo { minus: page.wrapping_neg(), addend: 0 }; MEMOS],
-            memos_used: 0,
+            memos_used: [0; MEMOS / MEMO_CHUNK],
             used: [[0; ENTRIES / 64]; VIEWS],
             global: [[0; ENTRIES / 64]; VIEWS],
             beside_code: [[0; ENTRIES / 64]; VIEWS],
@@ -201,14 +205,16 @@ impl Tlb {
     pub fn fill_memo(&mut self, number: usize, linear: u64, host: u64) {
         let page = linear & !0xFFF;
         self.memos[number] = Memo { minus: page.wrapping_neg(), addend: host.wrapping_sub(page) };
-        self.memos_used = 1;
+        self.memos_used[number / MEMO_CHUNK] = 1;
     }
 
     /// The addends stay: nothing may rely on them any more, but nothing can go astray by them either.
     fn empty_memos(&mut self) {
         self.memos_emptied = true;
-        if std::mem::take(&mut self.memos_used) != 0 {
-            self.memos.iter_mut().for_each(|memo| memo.minus = self.empty);
+        for (memos, used) in self.memos.chunks_exact_mut(MEMO_CHUNK).zip(&mut self.memos_used) {
+            if std::mem::take(used) != 0 {
+                memos.iter_mut().for_each(|memo| memo.minus = self.empty);
+            }
         }
     }
 

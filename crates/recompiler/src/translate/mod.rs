@@ -97,6 +97,8 @@ pub struct Leader {
     pub tag: u32,
     /// Offset in the core of its memo.
     pub memo: u32,
+    /// Offset in the core of what says that the memo was filled.
+    pub used: u32,
     /// Where its check begins: offset in the code memory.
     pub join: u32,
     /// Number of its site.

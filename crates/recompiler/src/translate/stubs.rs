@@ -220,8 +220,10 @@ fn memo(asm: &mut Asm, memory: u64) -> u64 {
     asm.op(false, &[0x8B], host::RAX, field(offset_of!(Leader, memo)));
     asm.store(Rm::GsIndexed { base: host::RAX, displacement: layout::MEMO_MINUS }, host::RSI);
     asm.store(Rm::GsIndexed { base: host::RAX, displacement: layout::MEMO_ADDEND }, host::RCX);
-    asm.op(false, &[0xC7], 0, Rm::Gs(layout::MEMOS_USED));
-    asm.dword(1);
+    asm.op(false, &[0x8B], host::RAX, field(offset_of!(Leader, used)));
+    // mov byte [used], 1
+    asm.op(false, &[0xC6], 0, Rm::GsIndexed { base: host::RAX, displacement: 0 });
+    asm.raw(&[1]);
     asm.op(false, &[0x8B], host::RAX, field(offset_of!(Leader, join)));
     asm.op(true, &[0x03], host::RAX, Rm::Gs(layout::CODE_BASE));
     for (register, place) in spilled {

@@ -184,6 +184,7 @@ impl Lowering<'_> {
             most: 4096 - (group.high - group.low) as u64,
             tag,
             memo: layout::memo(memo),
+            used: layout::memo_used(memo),
             number: memo as u32,
             join,
             site,
