@@ -14,7 +14,14 @@ use crate::translate::form::{Copied, Gpr, Memory};
 use iced_x86::{Instruction, Mnemonic, Register};
 
 impl Lowering<'_> {
-    pub(super) fn copy(&mut self, decoded: &Decoded, copied: &Copied, flags: Use) -> Result<(), Unfit> {
+    /// `held`: the register of the core that RAX holds in front of the instruction.
+    pub(super) fn copy(
+        &mut self,
+        decoded: &Decoded,
+        copied: &Copied,
+        flags: Use,
+        held: Option<u8>,
+    ) -> Result<(), Unfit> {
         let instruction = &decoded.instruction;
         let gprs = [copied.reg, copied.rm, copied.vvvv, copied.opcode];
         let high = gprs.iter().flatten().any(|gpr| gpr.high);
@@ -47,6 +54,7 @@ impl Lowering<'_> {
             operand = Some(self.operand(instruction, memory, flags.live_in)?);
         }
         let restoring = needs_restore && !self.in_host;
+        let held = held.filter(|_| !restoring && copied.memory.is_none());
         for gpr in gprs.into_iter().flatten() {
             staging.add(gpr)?;
         }
@@ -63,7 +71,8 @@ impl Lowering<'_> {
             self.asm.op(false, &[0x8B], host::RCX, place(1));
         }
         for staged in staging.list() {
-            if staged.gpr.read || staged.gpr.high {
+            let loaded = staged.scratch == host::RAX && held == Some(staged.gpr.number);
+            if (staged.gpr.read || staged.gpr.high) && !loaded {
                 self.asm.load(staged.scratch, place(staged.gpr.number));
             }
         }
@@ -93,6 +102,9 @@ impl Lowering<'_> {
             }
         }
         self.after_op(&flags);
+        if copied.memory.is_none() {
+            self.held = staging.first().map_or(held, |gpr| matches!(home(gpr), Home::Core(_)).then_some(gpr));
+        }
         if let Some(site) = site {
             self.finish_site(site);
         }
@@ -180,6 +192,11 @@ impl Staging {
         self.list[self.count] = Some(Staged { gpr, scratch });
         self.count += 1;
         Ok(())
+    }
+
+    /// The register staged in RAX.
+    fn first(&self) -> Option<u8> {
+        self.list[0].map(|staged| staged.gpr.number)
     }
 
     fn used(&self) -> usize {

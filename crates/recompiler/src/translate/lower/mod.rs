@@ -125,6 +125,8 @@ pub struct Lowering<'a> {
     next_memo: &'a mut [usize; 2],
     groups: Groups,
     open: Open,
+    /// The register of the core that RAX holds.
+    held: Option<u8>,
     /// Index of the present instruction.
     index: usize,
     /// Where the instructions end.
@@ -160,6 +162,7 @@ impl<'a> Lowering<'a> {
             next_memo: &mut records.next_memo,
             groups: Groups::none(0),
             open: Open::default(),
+            held: None,
             index: 0,
             ends: Vec::new(),
             block,
@@ -206,6 +209,7 @@ impl<'a> Lowering<'a> {
             ended = self.instruction(decoded, plan, planner, bytes, flags);
             if let Some(pointer) = pointers[index] {
                 self.note_x87(pointer);
+                self.held = None;
             }
         }
         if !ended {
@@ -256,9 +260,13 @@ impl<'a> Lowering<'a> {
     fn instruction(&mut self, decoded: &Decoded, plan: &Plan, planner: &mut Planner, bytes: &[u8], flags: Use) -> bool {
         let mark = (self.asm.bytes.len(), self.cold.len(), self.sites.len(), self.in_host, self.saved);
         let memos = (self.memos.len(), self.open.sites());
+        let held = self.held.take();
         let result = match plan {
-            Plan::Nothing => Ok(false),
-            Plan::Copy(copied) => self.copy(decoded, copied, flags).map(|()| false),
+            Plan::Nothing => {
+                self.held = held;
+                Ok(false)
+            }
+            Plan::Copy(copied) => self.copy(decoded, copied, flags, held).map(|()| false),
             Plan::Rule => self.rule(decoded, planner, bytes, flags),
             Plan::Interpret => Err(Unfit),
         };
@@ -268,6 +276,7 @@ impl<'a> Lowering<'a> {
                 ended
             }
             Err(Unfit) => {
+                self.held = None;
                 self.memos.truncate(memos.0);
                 self.open.forget_sites(memos.1);
                 self.open.close();
@@ -285,6 +294,7 @@ impl<'a> Lowering<'a> {
     fn resume_at(&mut self, index: usize) {
         for site in self.open.resuming_at(index) {
             self.finish_site(site);
+            self.held = None;
         }
     }
 
