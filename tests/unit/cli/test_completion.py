@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.pty_process import PtyProcess
 
+from pty_process import PtyProcess
 from wirt.cli.commands import COMMANDS
 from wirt.cli.entry import main
 
