@@ -23,6 +23,7 @@ from wirt.vm.registers import entry_registers
 from wirt.vm.result import Result, result_of
 from wirt.vm.shell import CompletedExec, Shell
 from wirt.vm.spec import Spec, make_spec
+from wirt.vm.threads import named_thread
 from wirt.vm.vcpu import Vcpu
 
 TINY_CMDLINE: Final = "console=ttyS0 quiet"
@@ -95,7 +96,10 @@ class VM:
         self._reboot = reboot
         self._terminal = _core.Terminal(HISTORY)
         if serial is not None:
+            _check_descriptor("serial", serial)
             self._terminal.copy_to(serial)
+        if debug_port is not None:
+            _check_descriptor("debug_port", debug_port)
         self._virtio_terminal = _core.Terminal(HISTORY)
         self.console = Console(self._terminal)
         """The first serial port, ttyS0 in Linux."""
@@ -120,7 +124,7 @@ class VM:
     def start(self) -> None:
         """Let the guest run. Raises Error unless the machine was just made."""
         self._call(self._open_pc.machine.start)
-        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor = named_thread("supervisor", self._supervise)
         self._supervisor.start()
 
     def wait(self, timeout: float | None = None) -> Result:
@@ -128,7 +132,7 @@ class VM:
         if self._supervisor is None and self._result is None:
             raise Error("The machine was not started: there is nothing to wait for.")
         if not self._ended.wait(timeout):
-            raise WaitTimeout(f"The machine still runs after {timeout} s.")
+            raise WaitTimeout(f"The machine still runs after {timeout:g} s.")
         assert self._result is not None
         return self._result
 
@@ -179,9 +183,12 @@ class VM:
     def exec(self, command: str, timeout: float | None = 60.0) -> CompletedExec:
         """Run a shell command in the built-in guest, at its console's shell, and wait for it.
 
-        Raises WaitTimeout after `timeout` seconds, ClosedError when the machine ends before, and Error when
-        the guest is another one, or the machine does not run.
+        After `timeout` seconds the command is interrupted, as by Ctrl-C, and WaitTimeout raised. Raises
+        ClosedError when the machine ends before, and Error when the guest is another one, or the machine does
+        not run.
         """
+        if self._result is not None:
+            raise ClosedError("The machine has ended: no command runs in it any more.")
         if self.spec.guest is None:
             raise Error("Commands run in the built-in guest only: use the console of this one.")
         if self._supervisor is None:
@@ -216,7 +223,7 @@ class VM:
         _open_machines.discard(self)
 
     def __enter__(self) -> Self:
-        if self.state == "created":
+        if self._open_pc.machine.state == "created":
             self.start()
         return self
 
@@ -319,6 +326,15 @@ class VM:
         except _core.CoreError as error:
             kind = ClosedError if self._result is not None else Error
             raise kind(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+
+
+def _check_descriptor(name: str, fd: int) -> None:
+    if not isinstance(fd, int) or isinstance(fd, bool):
+        raise UsageError(f"{name} is {fd!r}, not a file descriptor: give the number of an open one.")
+    try:
+        os.fstat(fd)
+    except (OSError, OverflowError):
+        raise UsageError(f"{name} is {fd}, which is no open file descriptor: open one for writing.") from None
 
 
 @atexit.register
