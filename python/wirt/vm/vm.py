@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Final, Self
 
 from wirt import _core
 from wirt.devices.device import Device
-from wirt.errors import ClosedError, Error, UsageError, WaitTimeout
+from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
 from wirt.machine.pc import NO_INSTRUMENTS, Disk, Instruments, Pc, PcConfig, assemble
 from wirt.vm.accelerator import choose
@@ -27,6 +28,9 @@ from wirt.vm.threads import named_thread
 from wirt.vm.vcpu import Vcpu
 
 TINY_CMDLINE: Final = "console=ttyS0 quiet"
+
+_SHORTAGE: Final = re.compile(r" \(os error (?:11|12|23|24|28)\)$")
+"""How the core's text ends where the host had no more of it: EAGAIN, ENOMEM, ENFILE, EMFILE, ENOSPC."""
 
 _open_machines: weakref.WeakSet[VM] = weakref.WeakSet()
 
@@ -280,7 +284,7 @@ class VM:
         except (boot.BootError, ValueError) as error:
             raise Error(str(error)) from error
         except _core.CoreError as error:
-            raise Error(f"The machine cannot be made: {error}.") from error
+            raise _cannot_be_made(str(error)) from error
         return pc
 
     def _supervise(self) -> None:
@@ -326,6 +330,17 @@ class VM:
         except _core.CoreError as error:
             kind = ClosedError if self._result is not None else Error
             raise kind(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+
+
+def _cannot_be_made(reason: str) -> Error:
+    """The error for what the core says, by whether the host had too little of something."""
+    shortage = _SHORTAGE.search(reason)
+    if shortage is None:
+        return Error(f"The machine cannot be made: {reason}.")
+    return CapacityError(
+        f"This host has not enough for the machine ({reason[: shortage.start()]}): ask for less memory or "
+        "fewer vCPUs, or raise the limits of this process."
+    )
 
 
 def _check_descriptor(name: str, fd: int) -> None:
