@@ -297,7 +297,8 @@ class VM:
             try:
                 if not self._restart():
                     break
-            except Error as error:
+            except Exception as error:
+                # Whatever it was: those who wait are told.
                 self._finish(Result("internal-error", 1, f"The machine cannot be started again. {error}"))
                 return
         self._finish(result_of(event))
@@ -306,7 +307,11 @@ class VM:
         """Replace the machine by a new one that runs; false when it was switched off meanwhile."""
         self._open_pc.machine.close()
         for device in self.spec.devices:
-            device.reset()
+            try:
+                device.reset()
+            except Exception as error:
+                report = (type(error), error, error.__traceback__, threading.current_thread())
+                threading.excepthook(threading.ExceptHookArgs(report))
         pc = self._assemble()
         with self._lock:
             if self._closing:
