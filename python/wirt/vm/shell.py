@@ -38,17 +38,18 @@ class Shell:
 
         Raises WaitTimeout or ClosedError. A command that takes too long is interrupted, as by Ctrl-C.
         """
-        try:
-            return self._run(command, timeout)
-        except WaitTimeout:
-            self._console.offer(_INTERRUPT)
-            raise
-
-    def _run(self, command: str, timeout: float | None) -> CompletedExec:
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self._at_prompt:
             self._await_prompt(deadline, timeout)
         self._at_prompt = False
+        try:
+            return self._run(command, deadline, timeout)
+        except WaitTimeout:
+            # Only now is it this command that the guest is busy with.
+            self._console.offer(_INTERRUPT)
+            raise
+
+    def _run(self, command: str, deadline: float | None, timeout: float | None) -> CompletedExec:
         nonce = os.urandom(16).hex()
         script = f"/run/exec.{nonce}"
         encoded = base64.b64encode(command.encode("utf-8", "surrogateescape")).decode()
