@@ -10,6 +10,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PYTHON_SOURCES := $(shell find python -name '*.py')
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find crates -type f)
+# Minutes of work show at a terminal how far they have come, and stay quiet in a pipe.
+QUIET := $(shell test -t 2 || echo --quiet)
 RUFF_PATHS := python tests tools $(wildcard bench)
 
 .PHONY: run build test bench fmt lint test-rust test-python lock clean
@@ -67,7 +69,7 @@ $(VENV)/test: requirements-test.lock $(VENV)/packages
 	@touch $@
 
 $(VENV)/core: $(SOURCES) $(VENV)/packages
-	$(BIN)/maturin develop --release --quiet
+	$(BIN)/maturin develop --release $(QUIET)
 	@touch $@
 
 # A start compiles nothing then, even where Python may not write (a user's checkout, PYTHONDONTWRITEBYTECODE).

@@ -20,6 +20,7 @@ class FakeConsole:
 
     room: int = 1 << 20
     typed: bytes = b""
+    printed: bytes = b""
     flushed: bool = True
     output_error: str | None = None
 
@@ -27,6 +28,9 @@ class FakeConsole:
         taken = data[: max(0, self.room - len(self.typed))]
         self.typed += taken
         return len(taken)
+
+    def history(self) -> bytes:
+        return self.printed
 
     def flush(self, timeout: float | None = None) -> bool:
         return self.flushed

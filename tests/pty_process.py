@@ -19,11 +19,13 @@ PATIENCE: Final = 20.0
 
 class PtyProcess:
     """Runs `command` with a pseudo-terminal as its controlling terminal and standard streams. `redirected`
-    streams replace the terminal, as Popen's `stdin`, `stdout` and `stderr`.
+    streams replace the terminal, as Popen's `stdin`, `stdout` and `stderr`. `window` are its lines and
+    columns; new pseudo-terminals have none.
     """
 
-    def __init__(self, command: Sequence[str], **redirected: Any) -> None:
+    def __init__(self, command: Sequence[str], window: tuple[int, int] = (0, 0), **redirected: Any) -> None:
         self.master, self._slave = pty.openpty()
+        termios.tcsetwinsize(self.master, window)
         self.modes_before = self.modes()
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), self._slave) | redirected
         slave = self._slave

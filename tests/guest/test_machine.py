@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,7 +171,11 @@ def thread_names() -> list[str]:
 
 def test_threads_have_names_and_are_gone_after_the_close(accelerator: str) -> None:
     with bare.real_mode_vm(COUNT, accelerator, cpus=3):
-        assert {"vcpu0", "vcpu1", "vcpu2", "timers"} <= set(thread_names())
+        named = {"vcpu0", "vcpu1", "vcpu2", "timers", "supervisor"}
+        deadline = time.monotonic() + 5
+        while not named <= set(thread_names()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert named <= set(thread_names())
     deadline = time.monotonic() + 5
     while {"vcpu0", "timers"} & set(thread_names()) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -182,8 +187,25 @@ def test_memory_outside_ram_is_refused(accelerator: str) -> None:
         for address, size in [(0xA_0000, 1), (2 << 20, 1), (0x9_FFFF, 2), (0, 4 << 20), (1 << 63, 1)]:
             with pytest.raises(wirt.UsageError, match="Cannot read guest memory"):
                 vm.memory.read(address, size)
-        with pytest.raises(wirt.UsageError, match="Cannot write guest memory"):
+        with pytest.raises(wirt.UsageError, match="Cannot write guest memory: addresses are not negative"):
             vm.memory.write(-1, b"x")
+        with pytest.raises(wirt.UsageError, match="address and size are not negative"):
+            vm.memory.read(0, -1)
+
+
+def test_a_closed_machine_is_not_entered_again(accelerator: str) -> None:
+    with bare.real_mode_vm(COUNT, accelerator) as vm:
+        pass
+    with pytest.raises(wirt.ClosedError, match="The machine is closed"), vm:
+        pass
+
+
+@pytest.mark.parametrize("fd", [999, -1, 1 << 70, "stdio", True])
+@pytest.mark.parametrize("name", ["serial", "debug_port"])
+def test_a_descriptor_that_is_none_is_refused(name: str, fd: object) -> None:
+    wish: dict[str, Any] = {name: fd}
+    with pytest.raises(wirt.UsageError, match=f"{name} is {fd!r}, "):
+        wirt.VM(memory="1M", **wish)
 
 
 def test_a_program_that_forgets_its_machine_ends_cleanly(accelerator: str) -> None:

@@ -116,6 +116,28 @@ def test_exception_reads_all_ones_and_is_reported_once(
     assert [str(report.exc_value) for report in reports] == ["no write either"]
 
 
+def test_an_exception_in_reset_is_reported_and_the_machine_starts_again(
+    accelerator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(wirt.Device):
+        ports = range(0x500, 0x501)
+        starts = 0
+
+        def write(self, offset: int, size: int, value: int) -> wirt.Action:
+            self.starts += 1
+            return wirt.Action.reset() if self.starts == 1 else wirt.Action.shutdown()
+
+        def reset(self) -> None:
+            raise RuntimeError("stuck")
+
+    reports: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", reports.append)
+    kernel = bare.multiboot("mov dx, 0x500; out dx, al; again: jmp again")
+    with wirt.VM(kernel=kernel, memory="4M", accel=accelerator, devices=[Broken()]) as vm:
+        assert vm.wait(20).reason == "shutdown"
+    assert [str(report.exc_value) for report in reports] == ["stuck"]
+
+
 @pytest.mark.parametrize(
     ("action", "reason", "status"),
     [
@@ -177,13 +199,28 @@ def test_device_cannot_wait_for_its_own_vcpu(accelerator: str) -> None:
 
 @pytest.mark.parametrize(
     ("ports", "says"),
-    [(None, "neither ports nor mmio"), (range(5, 5), "not empty"), (range(0xFFFF, 0x10001), "65535")],
+    [
+        (None, "neither ports nor mmio"),
+        (range(5, 5), "not empty"),
+        (range(0xFFFF, 0x10001), "65535"),
+        ((0x500, 0x502), "use a range"),
+    ],
 )
 def test_senseless_declarations_are_refused(ports: range | None, says: str) -> None:
     device = wirt.Device()
     device.ports = ports  # type: ignore[misc]
     with pytest.raises(wirt.UsageError, match=says):
         wirt.VM(memory="2M", devices=[device])
+
+
+@pytest.mark.parametrize("irq", [24, -1, "5"])
+def test_an_interrupt_line_that_is_none_is_refused(irq: Any) -> None:
+    class Caller(wirt.Device):
+        ports = range(0x500, 0x501)
+
+    Caller.irq = irq
+    with pytest.raises(wirt.UsageError, match=r"declares irq .*: there are lines 0 to 23\.$"):
+        wirt.VM(memory="2M", devices=[Caller()])
 
 
 def test_overlap_names_both_devices(accelerator: str) -> None:

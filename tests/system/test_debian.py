@@ -99,6 +99,15 @@ def test_exec(guest: wirt.VM, command: str, stdout: str, status: int) -> None:
     assert (done.stdout, done.returncode) == (stdout, status)
 
 
+def test_a_command_that_takes_too_long_is_interrupted(guest: wirt.VM) -> None:
+    guest.exec("true", PATIENCE)
+    with pytest.raises(wirt.WaitTimeout, match="'sleep 1000' took longer than 1 s and was interrupted"):
+        guest.exec("sleep 1000", timeout=1)
+    assert output(guest, "pidof sleep || echo none") == "none\n"
+    guest.exec("true", PATIENCE)
+    assert output(guest, "ls /run/exec.* | wc -l") == "2\n"
+
+
 @pytest.mark.parametrize("cpus", [1, 2])
 def test_run(accel: str, cpus: int) -> None:
     done = wirt.run("nproc; exit 42", cpus=cpus, accel=accel, timeout=PATIENCE)

@@ -217,6 +217,17 @@ int ioctl(int fd, unsigned long request, ...)
 
 
 @pytest.mark.usefixtures("directory")
+@pytest.mark.parametrize("options", ["-m 2G", "-m 64M -c 255"])
+def test_limits_of_the_process(options: str) -> None:
+    prefix = ["sh", "-c", 'ulimit -v 1000000; exec "$@"', "sh"]
+    words = ["--accel", "recompiler", "--kernel", "good", *options.split()]
+    status, said = refused(words, prefix)
+    assert status == 4
+    assert "This host has not enough for the machine (" in said
+    assert "os error" not in said
+
+
+@pytest.mark.usefixtures("directory")
 def test_kvm_that_another_hypervisor_holds(busy_kvm: list[str]) -> None:
     status, said = refused(["--kernel", "good", "--accel", "kvm"], busy_kvm)
     assert status == 1

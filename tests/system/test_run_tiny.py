@@ -56,6 +56,18 @@ def test_it_boots_to_a_shell_and_powers_off(cpus: str) -> None:
         assert terminal.modes() == terminal.modes_before
 
 
+def test_the_guest_knows_the_windows_size() -> None:
+    with PtyProcess(WIRT, window=(50, 132)) as terminal:
+        terminal.expect(PROMPT, BOOT)
+        terminal.send(b"stty size; echo lines=$LINES\r")
+        terminal.expect(b"\r\n50 132\r\nlines=\r\n")
+        terminal.expect(PROMPT)
+        terminal.send(b"\x01x")
+        assert terminal.wait() == 0
+        # What Wirt says has a line of its own, behind the guest's prompt.
+        assert terminal.output.endswith(b"\r\nwirt: The machine was switched off.\r\n")
+
+
 def test_ctrl_c_is_the_guests_and_ctrl_a_x_leaves() -> None:
     with PtyProcess(WIRT) as terminal:
         terminal.expect(PROMPT, BOOT)

@@ -70,6 +70,9 @@ def _explain(error: Exception) -> tuple[int, str]:
     match error:
         case Error():
             return error.exit_status, str(error)
+        case OSError() if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            # What is written to files is told with their names: this is standard output.
+            return 1, f"The output is incomplete: {error.strerror}."
         case OSError():
             where = "" if error.filename is None else f"{error.filename}: "
             return 1, f"{where}{error.strerror or error}."

@@ -156,7 +156,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
             arguments.guest,
             kernel=arguments.kernel,
             initrd=arguments.initrd,
-            append=arguments.append,
+            append=_append(arguments, serial),
             memory=arguments.memory,
             cpus=arguments.cpus,
             cpu=arguments.cpu,
@@ -186,6 +186,19 @@ def _run_machine(arguments: argparse.Namespace) -> int:
     if ending.message is not None:
         print(f"wirt: {ending.message}", file=sys.stderr)
     return ending.exit_status
+
+
+def _append(arguments: argparse.Namespace, serial: Serial) -> str | None:
+    """The kernel's command line; for tiny at a terminal also the window's size, as a serial line has none.
+    Linux gives such words to the first process as its environment.
+    """
+    append: str | None = arguments.append
+    if arguments.guest is not None and serial.kind == "stdio" and os.isatty(0) and os.isatty(1):
+        columns, lines = os.get_terminal_size(1)
+        if columns and lines:
+            window = f"LINES={lines} COLUMNS={columns}"
+            append = window if append is None else f"{append} {window}"
+    return append
 
 
 def _run_command(arguments: argparse.Namespace) -> int:

@@ -8,13 +8,13 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wirt.cli.keys import KEYS_HELP, Key, KeyFilter
 from wirt.cli.signals import ENDING, EndedBySignal, SignalEvents, stop_self
 from wirt.vm import VM, Result
+from wirt.vm.threads import named_thread
 
 if TYPE_CHECKING:
     from wirt.cli.terminal import RawTerminal
@@ -70,7 +70,7 @@ class Session:
 
     def _attended(self, signals: SignalEvents) -> Ending:
         ended_read, ended_write = os.pipe2(os.O_CLOEXEC)
-        waiter = threading.Thread(target=self._wait, args=(ended_write,), name="waiter", daemon=True)
+        waiter = named_thread("waiter", lambda: self._wait(ended_write))
         try:
             self._vm.start()
             waiter.start()
@@ -80,7 +80,8 @@ class Session:
                 limit = None if self._vm.result is not None else _LAST_OUTPUT
                 self._vm.kill()
                 waiter.join()
-                self._flush(signals, limit)
+                if self._flush(signals, limit):
+                    self._end_line()
         finally:
             os.close(ended_read)
             os.close(ended_write)
@@ -163,7 +164,6 @@ class Session:
         for part in self._keys.feed(data):
             match part:
                 case Key.QUIT:
-                    _show("\r\n")
                     return False
                 case Key.HELP:
                     _show("\r\n" + KEYS_HELP.replace("\n", "\r\n"))
@@ -179,13 +179,27 @@ class Session:
             self._pending = self._pending[self._vm.console.offer(self._pending) :]
             self._listen(not self._pending)
 
-    def _flush(self, signals: SignalEvents, limit: float | None) -> None:
-        """Wait until the output has arrived, at most `limit` seconds; a signal ends the waiting."""
+    def _flush(self, signals: SignalEvents, limit: float | None) -> bool:
+        """Wait until the output has arrived, at most `limit` seconds, and return whether it has; a signal
+        ends the waiting.
+        """
         deadline = None if limit is None else time.monotonic() + limit
         while not self._vm.console.flush(_RETRY):
             if deadline is not None and time.monotonic() >= deadline:
-                return
+                return False
             self._handle(signals.take())
+        return True
+
+    def _end_line(self) -> None:
+        """At a terminal, end the guest's last line, so that what comes next has one of its own."""
+        if self._output is None or not os.isatty(self._output):
+            return
+        if self._vm.console.history()[-1:] not in (b"", b"\n"):
+            room = select.poll()
+            room.register(self._output, select.POLLOUT)
+            # Not where it would wait for a terminal that takes nothing.
+            if any(events == select.POLLOUT for _, events in room.poll(0)):
+                os.write(self._output, b"\r\n")
 
 
 def _raw_terminal(fd: int | None) -> RawTerminal | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 from wirt._core import Action
 from wirt.errors import UsageError
 
 __all__ = ["Action", "Device", "Interrupt"]
+
+_LINES: Final = 24
+"""Interrupt lines (GSIs) of the I/O APIC."""
 
 
 class Interrupt(Protocol):
@@ -72,7 +75,10 @@ class Device:
         return None
 
     def reset(self) -> None:
-        """Go into the state after power-on: the machine was reset and starts again."""
+        """Go into the state after power-on: the machine was reset and starts again.
+
+        An exception here is reported through `threading.excepthook`, and the machine starts nevertheless.
+        """
 
 
 def check_ranges(device: Device) -> None:
@@ -82,8 +88,14 @@ def check_ranges(device: Device) -> None:
     if not declared:
         raise UsageError(f"Device {name} declares neither ports nor mmio: give it a range of one of them.")
     for bounds in declared:
+        if not isinstance(bounds, range):
+            raise UsageError(
+                f"Device {name} declares {bounds!r}: use a range, for instance range(0x500, 0x502)."
+            )
         if bounds.step != 1 or not bounds:
             raise UsageError(f"Device {name} declares {bounds}: use a range of step 1 that is not empty.")
+    if device.irq is not None and device.irq not in range(_LINES):
+        raise UsageError(f"Device {name} declares irq {device.irq!r}: there are lines 0 to {_LINES - 1}.")
     if device.ports is not None and not 0 <= device.ports[0] <= device.ports[-1] <= 0xFFFF:
         raise UsageError(f"Device {name} declares ports {device.ports}: there are ports 0 to 65535.")
     if device.mmio is not None and not 0 <= device.mmio[0] <= device.mmio[-1] < 1 << 52:

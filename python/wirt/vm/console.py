@@ -38,7 +38,7 @@ class Console:
             return
         if self._terminal.closed:
             raise ClosedError("The machine has ended and takes no input.")
-        raise WaitTimeout(f"The guest took only {sent} of {len(data)} bytes of input in {timeout} s.")
+        raise WaitTimeout(f"The guest took only {sent} of {len(data)} bytes of input in {timeout:g} s.")
 
     def offer(self, data: bytes) -> int:
         """Type as much of `data` as there is room for now, and return how many bytes that was."""
@@ -81,7 +81,7 @@ class Console:
                 raise ClosedError(f"The machine ended before its console showed {shown}; {self._tail()}")
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                raise WaitTimeout(f"The console did not show {shown} in {timeout} s; {self._tail()}")
+                raise WaitTimeout(f"The console did not show {shown} in {timeout:g} s; {self._tail()}")
             self._receive(left)
 
     @property

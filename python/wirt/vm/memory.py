@@ -24,6 +24,8 @@ class Memory:
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes. Raises UsageError when not all of them are RAM."""
+        if address < 0 or size < 0:
+            raise UsageError("Cannot read guest memory: address and size are not negative.")
         try:
             return self._memory().read(address, size)
         except (_core.CoreError, OverflowError, ValueError) as error:
@@ -31,6 +33,8 @@ class Memory:
 
     def write(self, address: int, data: bytes) -> None:
         """Store `data`. Raises UsageError when not all of it falls on RAM."""
+        if address < 0:
+            raise UsageError("Cannot write guest memory: addresses are not negative.")
         try:
             self._memory().write(address, data)
         except (_core.CoreError, OverflowError) as error:

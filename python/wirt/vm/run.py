@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from wirt.devices.device import Device
-from wirt.errors import Error, WaitTimeout
+from wirt.errors import Error, UsageError, WaitTimeout
 from wirt.machine.pc import NO_INSTRUMENTS, Disk, Instruments
 from wirt.vm.frames import FrameReader
 from wirt.vm.shell import CompletedExec
@@ -42,6 +42,8 @@ def run(
     """
     from wirt.machine import tiny
 
+    if "\0" in command:
+        raise UsageError("The command has a NUL in it, which no command line can hold: leave it out.")
     deadline = None if timeout is None else time.monotonic() + timeout
     nonce = os.urandom(16).hex()
     try:

@@ -70,6 +70,11 @@ def make_spec(
         raise UsageError(f"The guest {guest!r} brings its own kernel: leave one of the two out.")
     if kernel is None and guest is None and (initrd is not None or append is not None):
         raise UsageError("An initrd or a command line needs a kernel: give one.")
+    if append is not None and not isinstance(append, str):
+        raise UsageError(f"The kernel command line is given as {type(append).__name__}: give a string.")
+    for wish, given in (("disks", disks), ("devices", devices)):
+        if isinstance(given, str | bytes | os.PathLike):
+            raise UsageError(f"Several {wish} can be given: write {wish}=[{given!r}] for one.")
     if len(disks) > MAX_DISKS:
         raise UsageError(f"A machine has at most {MAX_DISKS} disks, not {len(disks)}.")
     models = [device for device in devices if isinstance(device, Device)]
@@ -171,6 +176,9 @@ def _disk(wish: str | os.PathLike[str] | Disk) -> Disk:
 
 
 def _check_file(role: str, path: Path, *, writable: bool, block_device: bool = False) -> None:
+    if not path.name and not path.is_absolute():
+        # Path("") is the current directory.
+        raise UsageError(f"The {role}'s name is empty: name a file.")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -181,7 +189,8 @@ def _check_file(role: str, path: Path, *, writable: bool, block_device: bool = F
     if stat.S_ISDIR(mode):
         raise UsageError(f"The {role} {path} is a directory: name a file.")
     if not (stat.S_ISREG(mode) or (block_device and stat.S_ISBLK(mode))):
-        raise UsageError(f"The {role} {path} is not a regular file.")
+        kinds = "a regular file or a block device" if block_device else "a regular file"
+        raise UsageError(f"The {role} {path} is not {kinds}: name one that is.")
     if not os.access(path, os.R_OK):
         raise UsageError(f"The {role} {path} may not be read by this user: change its permissions.")
     if writable and not os.access(path, os.W_OK):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Final, Self
 
 from wirt import _core
 from wirt.devices.device import Device
-from wirt.errors import ClosedError, Error, UsageError, WaitTimeout
+from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
 from wirt.machine.pc import NO_INSTRUMENTS, Disk, Instruments, Pc, PcConfig, assemble
 from wirt.vm.accelerator import choose
@@ -23,9 +24,13 @@ from wirt.vm.registers import entry_registers
 from wirt.vm.result import Result, result_of
 from wirt.vm.shell import CompletedExec, Shell
 from wirt.vm.spec import Spec, make_spec
+from wirt.vm.threads import named_thread
 from wirt.vm.vcpu import Vcpu
 
 TINY_CMDLINE: Final = "console=ttyS0 quiet"
+
+_SHORTAGE: Final = re.compile(r" \(os error (?:11|12|23|24|28)\)$")
+"""How the core's text ends where the host had no more of it: EAGAIN, ENOMEM, ENFILE, EMFILE, ENOSPC."""
 
 _open_machines: weakref.WeakSet[VM] = weakref.WeakSet()
 
@@ -95,7 +100,10 @@ class VM:
         self._reboot = reboot
         self._terminal = _core.Terminal(HISTORY)
         if serial is not None:
+            _check_descriptor("serial", serial)
             self._terminal.copy_to(serial)
+        if debug_port is not None:
+            _check_descriptor("debug_port", debug_port)
         self._virtio_terminal = _core.Terminal(HISTORY)
         self.console = Console(self._terminal)
         """The first serial port, ttyS0 in Linux."""
@@ -120,7 +128,7 @@ class VM:
     def start(self) -> None:
         """Let the guest run. Raises Error unless the machine was just made."""
         self._call(self._open_pc.machine.start)
-        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor = named_thread("supervisor", self._supervise)
         self._supervisor.start()
 
     def wait(self, timeout: float | None = None) -> Result:
@@ -128,7 +136,7 @@ class VM:
         if self._supervisor is None and self._result is None:
             raise Error("The machine was not started: there is nothing to wait for.")
         if not self._ended.wait(timeout):
-            raise WaitTimeout(f"The machine still runs after {timeout} s.")
+            raise WaitTimeout(f"The machine still runs after {timeout:g} s.")
         assert self._result is not None
         return self._result
 
@@ -179,9 +187,12 @@ class VM:
     def exec(self, command: str, timeout: float | None = 60.0) -> CompletedExec:
         """Run a shell command in the built-in guest, at its console's shell, and wait for it.
 
-        Raises WaitTimeout after `timeout` seconds, ClosedError when the machine ends before, and Error when
-        the guest is another one, or the machine does not run.
+        After `timeout` seconds the command is interrupted, as by Ctrl-C, and WaitTimeout raised. Raises
+        ClosedError when the machine ends before, and Error when the guest is another one, or the machine does
+        not run.
         """
+        if self._result is not None:
+            raise ClosedError("The machine has ended: no command runs in it any more.")
         if self.spec.guest is None:
             raise Error("Commands run in the built-in guest only: use the console of this one.")
         if self._supervisor is None:
@@ -216,7 +227,7 @@ class VM:
         _open_machines.discard(self)
 
     def __enter__(self) -> Self:
-        if self.state == "created":
+        if self._open_pc.machine.state == "created":
             self.start()
         return self
 
@@ -273,7 +284,7 @@ class VM:
         except (boot.BootError, ValueError) as error:
             raise Error(str(error)) from error
         except _core.CoreError as error:
-            raise Error(f"The machine cannot be made: {error}.") from error
+            raise _cannot_be_made(str(error)) from error
         return pc
 
     def _supervise(self) -> None:
@@ -286,7 +297,8 @@ class VM:
             try:
                 if not self._restart():
                     break
-            except Error as error:
+            except Exception as error:
+                # Whatever it was: those who wait are told.
                 self._finish(Result("internal-error", 1, f"The machine cannot be started again. {error}"))
                 return
         self._finish(result_of(event))
@@ -295,7 +307,11 @@ class VM:
         """Replace the machine by a new one that runs; false when it was switched off meanwhile."""
         self._open_pc.machine.close()
         for device in self.spec.devices:
-            device.reset()
+            try:
+                device.reset()
+            except Exception as error:
+                report = (type(error), error, error.__traceback__, threading.current_thread())
+                threading.excepthook(threading.ExceptHookArgs(report))
         pc = self._assemble()
         with self._lock:
             if self._closing:
@@ -319,6 +335,26 @@ class VM:
         except _core.CoreError as error:
             kind = ClosedError if self._result is not None else Error
             raise kind(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+
+
+def _cannot_be_made(reason: str) -> Error:
+    """The error for what the core says, by whether the host had too little of something."""
+    shortage = _SHORTAGE.search(reason)
+    if shortage is None:
+        return Error(f"The machine cannot be made: {reason}.")
+    return CapacityError(
+        f"This host has not enough for the machine ({reason[: shortage.start()]}): ask for less memory or "
+        "fewer vCPUs, or raise the limits of this process."
+    )
+
+
+def _check_descriptor(name: str, fd: int) -> None:
+    if not isinstance(fd, int) or isinstance(fd, bool):
+        raise UsageError(f"{name} is {fd!r}, not a file descriptor: give the number of an open one.")
+    try:
+        os.fstat(fd)
+    except (OSError, OverflowError):
+        raise UsageError(f"{name} is {fd}, which is no open file descriptor: open one for writing.") from None
 
 
 @atexit.register

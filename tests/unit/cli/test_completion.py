@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from pty_process import PtyProcess
 from wirt.cli.commands import COMMANDS
 from wirt.cli.entry import main
 
@@ -42,6 +45,9 @@ def script(request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.Captur
         ("wirt run --accel ", {"auto", "kvm", "recompiler"}),
         ("wirt run -q t", {"tiny"}),
         ("wirt run --memory ", set()),
+        ("wirt --d", {"--debug"}),
+        ("wirt run --accel = k", {"kvm"}),
+        ("wirt run --serial f", {"file:"}),
         ("wirt doctor --format j", {"json"}),
         ("wirt completion z", {"zsh"}),
     ],
@@ -78,3 +84,41 @@ def test_zsh_understands_its_script(script: Path) -> None:
     assert text.startswith("#compdef wirt\n")
     for command in COMMANDS:
         assert f"        {command}) _arguments " in text
+
+
+@pytest.mark.parametrize("script", ["bash", "zsh", "fish"], indirect=True)
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("wirt -q r", "wirt -q run !"),
+        ("wirt run --accel=k", "--accel=kvm !"),
+        ("wirt run --disk ima", "--disk images/!"),
+        ("wirt run --disk=images/", "--disk=images/a.img !"),
+        ("wirt run --disk my", "my\\ disk.img !"),
+        ("wirt run --serial n", "--serial none !"),
+        ("wirt run --serial f", "--serial file:!"),
+        ("wirt run --serial file:images/", "file:images/a.img !"),
+    ],
+)
+def test_a_person_at_the_shell(
+    script: Path, typed: str, completed: str, request: pytest.FixtureRequest
+) -> None:
+    shell = request.node.callspec.params["script"]
+    place = script.parent
+    (place / "images").mkdir()
+    (place / "images/a.img").touch()
+    (place / "my disk.img").touch()
+    command, setup = {
+        "bash": (["bash", "--norc"], "source ./_wirt"),
+        "zsh": (["zsh", "-f"], "fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -d ./dump"),
+        "fish": (["fish", "-N", "--private"], "function fish_prompt; echo '$ '; end; source ./_wirt"),
+    }[shell]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(place), "TERM": "dumb", "PS1": "$ "}
+    with PtyProcess(command, cwd=place, env=environment) as terminal:
+        terminal.send(f"{setup}; echo rea''dy\n".encode())
+        terminal.expect(b"ready")
+        terminal.expect(b"$ ")
+        # What follows the completed word shows where the cursor is.
+        terminal.send(typed.encode() + b"\t!")
+        shown = re.sub(rb".\x08", b"", terminal.expect(b"!"))
+        assert shown.endswith(completed.encode())

@@ -154,7 +154,7 @@ def test_the_version_is_the_packages(
         ("--help >&-", 1, "wirt: Standard output is closed: open it, or redirect it to /dev/null.\n"),
         ("--help <&- >&- 2>&-", 1, ""),
         ("nope 2>&-", 2, ""),
-        ("--help >/dev/full", 1, "wirt: No space left on device.\n"),
+        ("--help >/dev/full", 1, "wirt: The output is incomplete: No space left on device.\n"),
     ],
 )
 def test_streams_that_are_closed_or_full(words: str, status: int, said: str) -> None:

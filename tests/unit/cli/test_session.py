@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
 import signal
 import threading
 import time
@@ -131,6 +132,20 @@ def test_lost_output_is_told() -> None:
     vm = FakeVM(on_start=FakeVM.end)
     vm.console.output_error = "No space left on device"
     assert session(vm).run() == Ending(1, "The serial output is incomplete: No space left on device.")
+
+
+@pytest.mark.parametrize(("printed", "ended"), [(b"tiny:~# ", b"\r\n"), (b"bye\r\n", b""), (b"", b"")])
+def test_the_guests_last_line_is_ended_at_a_terminal(printed: bytes, ended: bytes) -> None:
+    master, slave = pty.openpty()
+    try:
+        vm = FakeVM(on_start=FakeVM.end)
+        vm.console.printed = printed
+        session(vm, output=slave).run()
+        os.write(slave, b"$")
+        assert os.read(master, 100).replace(b"\r\r", b"\r") == ended + b"$"
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 def test_a_machine_that_was_switched_off_is_not_waited_for_by_its_output() -> None:
