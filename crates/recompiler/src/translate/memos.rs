@@ -157,6 +157,16 @@ mod tests {
     }
 
     #[test]
+    fn a_push_whose_operand_is_interpreted_leads_nobody_astray() {
+        // push [rbx + rcx], across the end of a page; pop rdx: off the same stack pointer
+        let mut core = machine(&[0xFF, 0x34, 0x0B, 0x5A]);
+        core.gpr[1] = 0xFFC;
+        core.memory.write(DATA + 0xFFC, &0x1234_5678_9ABC_DEF0u64.to_le_bytes()).expect("RAM");
+        let vcpu = run(core);
+        assert_eq!(vcpu.core.gpr[2], 0x1234_5678_9ABC_DEF0);
+    }
+
+    #[test]
     fn a_stack_at_no_address_is_a_fault_of_the_stack() {
         let push = [0x50]; // push rax
         let load = [0x48, 0x8B, 0x45, 0x00]; // mov rax, [rbp]
