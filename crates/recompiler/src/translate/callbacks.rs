@@ -5,7 +5,7 @@
 use super::jumps::translated_at_rip;
 use super::{Site, SiteKind, memos, stubs};
 use crate::blocks::{self, Decoded};
-use crate::fault::Fault;
+use crate::fault::{Fault, vector};
 use crate::interp::{self, Delivered};
 use crate::mmu::Kind;
 use crate::mode::Mode;
@@ -73,8 +73,9 @@ fn resolve(core: &mut Core, linear: u64, site: u32) -> Resolved {
     }
     let found = match core.translate_page(view, linear, kind) {
         Ok(found) => found,
-        // Nothing of the instruction is done before its last access is looked up.
-        Err(fault) if site.mode.light() => {
+        // Nothing of the instruction is done before its last access is looked up. Of an address that is none the interpreter
+        // knows whether it is the stack's (#SS) or another (#GP).
+        Err(fault) if site.mode.light() && fault.vector == vector::PF => {
             core.rip = site.rip;
             core.rflags = saved_to_flags(core.rflags, core.flags);
             let resume = raise(core, fault);

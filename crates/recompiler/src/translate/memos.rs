@@ -2,6 +2,7 @@
 
 use super::callbacks::{INTERPRET, Resolved, raise, saved_to_flags};
 use super::{Leader, Site, stubs};
+use crate::fault::vector;
 use crate::mmu::Kind;
 use crate::smp::Request;
 use crate::state::Core;
@@ -41,7 +42,8 @@ pub(super) fn resolve(core: &mut Core, linear: u64, site: Site) -> Resolved {
     let view = site.mode.view();
     let kind = if writes { Kind::Write } else { Kind::Read };
     if let Err(fault) = core.translate_page(view, own, kind) {
-        if !site.mode.light() {
+        // As in `resolve_memory`.
+        if !site.mode.light() || fault.vector != vector::PF {
             return INTERPRET;
         }
         // Nothing of the instruction is done before its last access is looked up.
@@ -152,5 +154,29 @@ mod tests {
         let mut byte = [0];
         vcpu.core.memory.read(DATA + 8, &mut byte).expect("RAM");
         assert_eq!(byte, [0]);
+    }
+
+    #[test]
+    fn a_push_whose_operand_is_interpreted_leads_nobody_astray() {
+        // push [rbx + rcx], across the end of a page; pop rdx: off the same stack pointer
+        let mut core = machine(&[0xFF, 0x34, 0x0B, 0x5A]);
+        core.gpr[1] = 0xFFC;
+        core.memory.write(DATA + 0xFFC, &0x1234_5678_9ABC_DEF0u64.to_le_bytes()).expect("RAM");
+        let vcpu = run(core);
+        assert_eq!(vcpu.core.gpr[2], 0x1234_5678_9ABC_DEF0);
+    }
+
+    #[test]
+    fn a_stack_at_no_address_is_a_fault_of_the_stack() {
+        let push = [0x50]; // push rax
+        let load = [0x48, 0x8B, 0x45, 0x00]; // mov rax, [rbp]
+        for code in [&push[..], &load[..]] {
+            let mut core = machine(&[code, &[0xF4][..]].concat());
+            core.gpr[4] = 1 << 60;
+            core.gpr[5] = 1 << 60;
+            let vcpu = run(core);
+            assert_eq!(vcpu.core.rip, CODE);
+            assert_eq!([12, 13].map(|vector| vcpu.core.counters.faults[vector]), [1, 0]);
+        }
     }
 }

@@ -201,6 +201,16 @@ impl Lowering<'_> {
         Some(Operand { rm: Rm::BaseIndex { base: register, index: host::RCX, scale: 0, displacement }, site: None })
     }
 
+    /// As [`Self::finish_site`] where the instruction may lead a group behind the lookup of `site`: the interpreter then goes
+    /// on to where nothing relies on that leader, which has not run.
+    pub(super) fn finish_early_site(&mut self, site: u32) {
+        let Some(&group) = self.open.leading.last() else { return self.finish_site(site) };
+        let resume = self.groups.resume(self.index, group, |group| self.open.groups[group]);
+        let record = &mut self.sites[site as usize];
+        record.extent = self.ends[resume - 1].wrapping_sub(record.rip) as u16;
+        self.open.resumes.push((site, resume));
+    }
+
     /// Whether a group's leader compares with its memo, instead of asking the TLB.
     fn remembers(&self, group: &Group) -> bool {
         group.stack || self.mode.view() == View::User

@@ -115,7 +115,10 @@ impl Lowering<'_> {
             }
         };
         self.move_stack(displacement);
-        first.into_iter().chain(operand.site).for_each(|site| self.finish_site(site));
+        if let Some(first) = first {
+            self.finish_early_site(first);
+        }
+        operand.site.into_iter().for_each(|site| self.finish_site(site));
         Ok(())
     }
 
