@@ -104,6 +104,50 @@ def test_registers_that_do_not_exist_or_fit_are_refused(accelerator: str) -> Non
             vm.vcpus[0].set_registers(rax=1 << 64)
 
 
+def test_a_multiboot_kernel_finds_the_timer_as_a_bios_leaves_it(accelerator: str) -> None:
+    source = """
+        mov esi, offset real
+        mov edi, 0x1000
+        mov ecx, offset end - real
+        rep movsb
+        lgdt [table]
+        .byte 0xea
+        .long 0x1000
+        .word 8
+    .code16
+    real:
+        mov eax, cr0
+        and al, 0xfe
+        mov cr0, eax
+        .byte 0xea
+        .word 0x1000 + back - real, 0
+    back:
+        xor ax, ax
+        mov ds, ax
+        mov ss, ax
+        mov sp, 0x1000
+        lidt [0x1000 + vectors - real]
+        sti
+    again:
+        hlt
+        cmp dword ptr [0x46c], 2
+        jb again
+        mov al, 0x15
+        out 0xf4, al
+    vectors:
+        .word 0x3ff
+        .long 0
+    descriptors:
+        .quad 0, 0x9a000000ffff
+    table:
+        .word 15
+        .long 0x1000 + descriptors - real
+    end:
+    """
+    with wirt.VM(kernel=bare.multiboot(source), accel=accelerator, devices=["isa-debug-exit"]) as vm:
+        assert vm.wait(10).exit_status == 0x15 << 1 | 1
+
+
 def test_triple_fault_ends_the_machine(accelerator: str) -> None:
     # An empty interrupt table, and an instruction that faults.
     source = """

@@ -232,7 +232,11 @@ impl Lapic {
 
     /// Raises the interrupt of a local vector table entry.
     fn local_interrupt(&self, entry: Lvt) {
-        let value = self.lvt(entry);
+        self.local_interrupt_by(entry, self.lvt(entry));
+    }
+
+    /// The same by what the entry was when the interrupt came.
+    fn local_interrupt_by(&self, entry: Lvt, value: u32) {
         if value & LVT_MASKED != 0 {
             return;
         }

@@ -90,6 +90,11 @@ const MICROCODE: u64 = 0xD00_0375 << 32;
 /// BTS and PEBS unavailable (bits 11 and 12).
 const MISC_ENABLE_FIXED: u64 = 0x1800;
 
+/// IA32_DEBUGCTL: record the last branches.
+pub(crate) const DEBUGCTL_LBR: u64 = 1 << 0;
+/// IA32_DEBUGCTL: RFLAGS.TF steps from branch to branch.
+pub(crate) const DEBUGCTL_BTF: u64 = 1 << 1;
+
 /// Registers with storage of their own; the others live in [`crate::state::Core`] or the local APIC.
 #[derive(Clone, Debug)]
 pub struct Msrs {
@@ -119,7 +124,7 @@ pub struct Msrs {
     pub pat: u64,
     /// IA32_MISC_ENABLE.
     pub misc_enable: u64,
-    /// IA32_DEBUGCTL: kept, without effect.
+    /// IA32_DEBUGCTL: the single step on branches. No branches are recorded.
     pub debugctl: u64,
     /// IA32_MCG_STATUS.
     pub mcg_status: u64,
@@ -301,7 +306,7 @@ impl Core {
                 registers.misc_enable = value | MISC_ENABLE_FIXED;
                 return true;
             }
-            DEBUGCTL => (value & !3 == 0, &mut registers.debugctl),
+            DEBUGCTL => (value & !(DEBUGCTL_LBR | DEBUGCTL_BTF) == 0, &mut registers.debugctl),
             MCG_STATUS => (value == 0, &mut registers.mcg_status),
             MC0_CTL..=BANKS_END => {
                 let (bank, register) = machine_check(msr);

@@ -7,6 +7,7 @@ use crate::tlb::{Itlb, Tlb};
 use crate::units::Aside;
 use hv::{Bus, DescriptorTable, GuestMemory, LocalApic, Segment, SegmentRegister, Tsc};
 use rustc_hash::FxHashSet;
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::sync::Arc;
 
 /// Bits of RFLAGS.
@@ -471,6 +472,33 @@ impl Core {
     }
 }
 
+/// Zeroed memory for a `T`, which [`Box::from_raw`] may take over once it holds one. It takes no more of the host's memory
+/// than is touched.
+pub(crate) fn zeroed<T>() -> *mut T {
+    let layout = Layout::new::<T>();
+    assert!(layout.size() != 0);
+    // SAFETY: the size is not zero.
+    let memory = unsafe { alloc_zeroed(layout) };
+    if memory.is_null() {
+        handle_alloc_error(layout);
+    }
+    memory.cast()
+}
+
+/// Writes the fields of a structure at an address, all but a few: one that is forgotten does not compile.
+macro_rules! place {
+    ($place:ident as $type:ident, but { $($other:ident),* }, { $($field:ident: $value:expr,)* }) => {
+        let _all = |whole: &$type| {
+            let $type { $($field: _,)* $($other: _,)* } = whole;
+        };
+        $(
+            let value = $value;
+            // SAFETY: the address is valid for writes of the structure.
+            unsafe { (&raw mut (*$place).$field).write(value) };
+        )*
+    };
+}
+
 /// The outcome of one interpreted instruction.
 pub type Executed = Result<(), Fault>;
 
@@ -488,7 +516,9 @@ impl Core {
         let reset = hv::CpuState::reset();
         let mut fpu = XsaveArea([0; hv::XSAVE_AREA_SIZE]);
         fpu.0.copy_from_slice(&reset.fpu.area[..]);
-        Box::new(Core {
+        let (ram, pages) = (memory.base() as u64, memory.size().div_ceil(4096) as usize);
+        let core = zeroed::<Core>();
+        place!(core as Core, but { tlb, jumps }, {
             gpr: reset.gpr,
             rip: reset.rip,
             rflags: reset.rflags,
@@ -533,10 +563,8 @@ impl Core {
             used_jumps: Default::default(),
             jump_local: [false; crate::tlb::VIEWS],
             far_jumps: vec![FarJump::EMPTY; FAR_JUMPS].into_boxed_slice(),
-            jumps: std::array::from_fn(|_| std::array::from_fn(Jump::empty)),
-            tlb: Tlb::default(),
             itlb: Itlb::default(),
-            fpu,
+            fpu: fpu,
             tr: reset.tr,
             ldtr: reset.ldtr,
             gdtr: reset.gdtr,
@@ -552,16 +580,24 @@ impl Core {
             dr6: reset.dr6,
             dr7: reset.dr7,
             msr: crate::msr::Msrs::default(),
-            tsc,
+            tsc: tsc,
             events: hv::CpuEvents::default(),
-            cpuid,
-            id,
-            memory,
-            bus,
-            lapic,
-            shared,
+            cpuid: cpuid,
+            id: id,
+            memory: memory,
+            bus: bus,
+            lapic: lapic,
+            shared: shared,
             stubs: crate::interp::Stubs::default(),
             counters: crate::counters::Counters::default(),
-        })
+        });
+        // SAFETY: zeroed memory of the right size and alignment, all of whose other fields were just written.
+        unsafe {
+            Tlb::place(&raw mut (*core).tlb, ram, pages);
+            for (slot, view) in (0..JUMPS).flat_map(|slot| (0..crate::tlb::VIEWS).map(move |view| (slot, view))) {
+                (&raw mut (*core).jumps[view][slot]).write(Jump::empty(slot));
+            }
+            Box::from_raw(core)
+        }
     }
 }

@@ -3,8 +3,8 @@
 //! An entry holds for one linear page, separately for reading and writing, its *tag* (the page's linear address) and
 //! the host address of its bytes. Translated code subtracts the tag from the address: a result of at most
 //! `4096 - size` says in one compare that the page matches, that the access is allowed, and that it does not cross into
-//! the next page. An invalid tag is the address of a page that belongs to the neighbouring slot, so that no address
-//! looked up in this slot can be within it.
+//! the next page. An invalid tag is the address of a page that belongs to another slot, so that no address looked up in
+//! this slot can be within it.
 //!
 //! In front of the tables are *memos*: one page each, found by the place in the code that accesses it instead of by
 //! address. What code at one place touches is mostly in the page it touched before, and a check against a memo is on
@@ -13,8 +13,9 @@
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
-/// Entries of one table; a power of two. 16 MiB of reach: with 512 entries a hash table of 16 MiB took four times as long.
-pub const ENTRIES: usize = 4096;
+/// Entries of one table; a power of two. 128 MiB of reach: with 4096 entries, a sieve of 100 MB took six times as long, not
+/// so much by the walks as since the stores of each miss queue up behind the guest's own, which wait for memory.
+pub const ENTRIES: usize = 32768;
 
 /// Who accesses: each view has a table of its own, so that privilege needs no test at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,12 +110,71 @@ pub struct Tlb {
     pub memos_used: [u8; MEMOS / MEMO_CHUNK],
     /// Memos were emptied: code in the middle of a block must not go on, since it may rely on one that its leader checked.
     pub memos_emptied: bool,
-    used: [[u64; ENTRIES / 64]; VIEWS],
-    global: [[u64; ENTRIES / 64]; VIEWS],
+    /// Slots that may hold entries of pages that are not global.
+    local: Slots,
+    /// Slots that may hold entries of global pages.
+    global: Slots,
     /// Entries to which writes are allowed, and miss only because the page holds translated code.
     beside_code: [[u64; ENTRIES / 64]; VIEWS],
     /// What empty memos are compared with.
     empty: u64,
+    /// Host address of byte 0 of the RAM file.
+    ram: u64,
+    /// By page of the RAM file the slot, plus one, of the entries that may lead there; or [`NOWHERE`], or [`SEVERAL`].
+    homes: Vec<u16>,
+}
+
+/// No entry leads to a page.
+const NOWHERE: u16 = 0;
+/// Entries of more than one slot may lead to a page.
+const SEVERAL: u16 = u16::MAX;
+const _: () = assert!(ENTRIES < SEVERAL as usize);
+
+/// A set of slots in each view.
+struct Slots {
+    words: [[u64; ENTRIES / 64]; VIEWS],
+    /// A bit for each word that may not be zero.
+    some: [[u64; ENTRIES / 64 / 64]; VIEWS],
+}
+
+impl Slots {
+    fn insert(&mut self, view: usize, slot: usize) {
+        let word = slot / 64;
+        self.words[view][word] |= 1 << (slot % 64);
+        self.some[view][word / 64] |= 1 << (word % 64);
+    }
+
+    fn remove(&mut self, view: usize, slot: usize) {
+        self.words[view][slot / 64] &= !(1 << (slot % 64));
+    }
+
+    fn each(&self, view: usize, mut visit: impl FnMut(usize)) {
+        for (index, &some) in self.some[view].iter().enumerate() {
+            for word in bits(some) {
+                let word = index * 64 + word;
+                bits(self.words[view][word]).for_each(|bit| visit(word * 64 + bit));
+            }
+        }
+    }
+
+    /// Empties a view's set.
+    fn drain(&mut self, view: usize, mut visit: impl FnMut(usize)) {
+        for (index, some) in self.some[view].iter_mut().enumerate() {
+            for word in bits(std::mem::take(some)) {
+                let word = index * 64 + word;
+                bits(std::mem::take(&mut self.words[view][word])).for_each(|bit| visit(word * 64 + bit));
+            }
+        }
+    }
+}
+
+/// The numbers of the bits that are set, ascending.
+fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = word.trailing_zeros() as usize;
+        word &= word.wrapping_sub(1);
+        (bit < 64).then_some(bit)
+    })
 }
 
 /// The slot of a linear address.
@@ -123,49 +183,63 @@ pub fn slot(linear: u64) -> usize {
     (linear >> 12) as usize & (ENTRIES - 1)
 }
 
+/// An entry that nothing hits: page 0 belongs to slot 0. All of it being zero, the memory of slots that were never used is
+/// never touched.
 const fn invalid(slot: usize) -> Entry {
-    let tag = ((slot ^ 1) << 12) as u64;
+    let tag = if slot == 0 { 1 << 12 } else { 0 };
     Entry { read: tag, write: tag, host: 0, addend: 0 }
 }
 
-impl Default for Tlb {
-    fn default() -> Self {
-        let mut entries = [[invalid(0); ENTRIES]; VIEWS];
-        for view in &mut entries {
-            for (slot, entry) in view.iter_mut().enumerate() {
-                *entry = invalid(slot);
-            }
-        }
+impl Tlb {
+    /// Makes an empty TLB in place, for pages of a RAM file of `pages` pages that begins at the host address `ram`.
+    ///
+    /// # Safety
+    /// `place` is valid for writes, and all zero.
+    pub unsafe fn place(place: *mut Tlb, ram: u64, pages: usize) {
+        // SAFETY: by the caller's promise; no reference is made before the vector, the one field that zero is no value of,
+        // has been written.
+        let tlb = unsafe {
+            (&raw mut (*place).homes).write(vec![NOWHERE; pages]);
+            &mut *place
+        };
         // An address that no processor takes (bits 63 and 62 differ), and that a guest cannot know.
         let page = RandomState::new().hash_one(0) & 0x3FFF_FFFF_FFFF_F000 | 1 << 63;
-        Tlb {
-            entries,
-            memos: [Memo { minus: page.wrapping_neg(), addend: 0 }; MEMOS],
-            memos_used: [0; MEMOS / MEMO_CHUNK],
-            used: [[0; ENTRIES / 64]; VIEWS],
-            global: [[0; ENTRIES / 64]; VIEWS],
-            beside_code: [[0; ENTRIES / 64]; VIEWS],
-            memos_emptied: false,
-            empty: page.wrapping_neg(),
-        }
+        tlb.empty = page.wrapping_neg();
+        tlb.memos.fill(Memo { minus: tlb.empty, addend: 0 });
+        tlb.entries.iter_mut().for_each(|view| view[0] = invalid(0));
+        tlb.ram = ram;
     }
-}
 
-impl Tlb {
     /// Puts a page in. `writable` also lets writes hit.
     pub fn fill(&mut self, view: View, linear: u64, host: u64, writable: bool, global: bool) {
         let slot = slot(linear);
         let page = linear & !0xFFF;
         let write = if writable { page } else { invalid(slot).write };
         self.entries[view as usize][slot] = Entry { read: page, write, host, addend: host.wrapping_sub(page) };
-        let bit = 1u64 << (slot % 64);
-        self.used[view as usize][slot / 64] |= bit;
-        self.beside_code[view as usize][slot / 64] &= !bit;
-        if global {
-            self.global[view as usize][slot / 64] |= bit;
-        } else {
-            self.global[view as usize][slot / 64] &= !bit;
+        self.beside_code[view as usize][slot / 64] &= !(1 << (slot % 64));
+        let (kind, other) = match global {
+            true => (&mut self.global, &mut self.local),
+            false => (&mut self.local, &mut self.global),
+        };
+        other.remove(view as usize, slot);
+        kind.insert(view as usize, slot);
+        self.note_home(slot, host);
+    }
+
+    /// Remembers that an entry of a slot leads to the page at a host address.
+    #[inline]
+    fn note_home(&mut self, slot: usize, host: u64) {
+        let Some(home) = self.homes.get_mut(((host - self.ram) >> 12) as usize) else { return };
+        let own = slot as u16 + 1;
+        if *home == own || *home == SEVERAL {
+            return;
         }
+        let before = *home;
+        *home = match before {
+            NOWHERE => own,
+            _ if self.entries.iter().any(|view| view[usize::from(before) - 1].host == host) => SEVERAL,
+            _ => own,
+        };
     }
 
     /// Notes of a page that was just put in without writes that they are allowed but for code in it.
@@ -187,16 +261,11 @@ impl Tlb {
     pub fn flush(&mut self, keep_global: bool) {
         self.empty_memos();
         for view in 0..VIEWS {
-            for word in 0..ENTRIES / 64 {
-                let kept = if keep_global { self.global[view][word] } else { 0 };
-                let mut drop = self.used[view][word] & !kept;
-                self.used[view][word] &= kept;
-                self.global[view][word] &= kept;
-                while drop != 0 {
-                    let slot = word * 64 + drop.trailing_zeros() as usize;
-                    self.entries[view][slot] = invalid(slot);
-                    drop &= drop - 1;
-                }
+            let entries = &mut self.entries[view];
+            let mut drop = |slot| entries[slot] = invalid(slot);
+            self.local.drain(view, &mut drop);
+            if !keep_global {
+                self.global.drain(view, &mut drop);
             }
         }
     }
@@ -233,22 +302,30 @@ impl Tlb {
     /// Makes writes to the page at a host address miss from now on, in every view.
     pub fn protect(&mut self, host: u64) {
         self.empty_memos();
-        for view in 0..VIEWS {
-            for word in 0..ENTRIES / 64 {
-                let mut used = self.used[view][word];
-                while used != 0 {
-                    let slot = word * 64 + used.trailing_zeros() as usize;
-                    let entry = &mut self.entries[view][slot];
-                    if entry.host == host {
-                        if entry.write == entry.read {
-                            self.beside_code[view][word] |= 1 << (slot % 64);
-                        }
-                        entry.write = invalid(slot).write;
-                    }
-                    used &= used - 1;
+        let Tlb { entries, beside_code, local, global, homes, ram, .. } = self;
+        let Some(home) = homes.get_mut(((host - *ram) >> 12) as usize) else { return };
+        let mut found = NOWHERE;
+        let mut protect = |view: usize, slot: usize| {
+            let entry = &mut entries[view][slot];
+            if entry.host == host {
+                if entry.write == entry.read {
+                    beside_code[view][slot / 64] |= 1 << (slot % 64);
                 }
+                entry.write = invalid(slot).write;
+                let own = slot as u16 + 1;
+                found = if found == NOWHERE || found == own { own } else { SEVERAL };
+            }
+        };
+        for view in 0..VIEWS {
+            match *home {
+                NOWHERE => {}
+                SEVERAL => {
+                    [&*local, &*global].into_iter().for_each(|slots| slots.each(view, |slot| protect(view, slot)))
+                }
+                slot => protect(view, usize::from(slot) - 1),
             }
         }
+        *home = found;
     }
 }
 
@@ -318,10 +395,63 @@ impl Itlb {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::zeroed;
 
     fn hit(tlb: &Tlb, view: View, linear: u64, size: u64, write: bool) -> bool {
         let entry = &tlb.entries[view as usize][slot(linear)];
         linear.wrapping_sub(if write { entry.write } else { entry.read }) <= 4096 - size
+    }
+
+    /// For a RAM file of 16 pages at host address 0.
+    fn empty() -> Box<Tlb> {
+        let place = zeroed::<Tlb>();
+        // SAFETY: zeroed memory of the right size and alignment, which then holds a TLB.
+        unsafe {
+            Tlb::place(place, 0, 16);
+            Box::from_raw(place)
+        }
+    }
+
+    #[test]
+    fn a_protected_page_misses_writes_wherever_it_is_mapped() {
+        let mut tlb = empty();
+        let mapped =
+            [(View::Supervisor, 0x7000, true), (View::User, 0x7000, false), (View::SupervisorAc, 0x7000, false)];
+        for (view, linear, global) in mapped {
+            tlb.fill(view, linear, 0x5000, true, global);
+        }
+        tlb.fill(View::User, 0x8000, 0x6000, true, false);
+        tlb.protect(0x5000);
+        for (view, linear, _) in mapped {
+            assert!(!hit(&tlb, view, linear, 1, true) && hit(&tlb, view, linear, 1, false));
+        }
+        assert!(hit(&tlb, View::User, 0x8000, 1, true));
+        // In several slots, one of which holds something else by then.
+        tlb.fill(View::User, 0x7000, 0x5000, true, false);
+        tlb.fill(View::User, 0xFFFF_0000, 0x5000, true, true);
+        tlb.fill(View::User, 0xA000, 0x5000, true, false);
+        tlb.fill(View::User, 0xA000 + ((ENTRIES as u64) << 12), 0x7000, true, false);
+        tlb.protect(0x5000);
+        assert!(!hit(&tlb, View::User, 0x7000, 1, true) && !hit(&tlb, View::User, 0xFFFF_0000, 1, true));
+        assert!(hit(&tlb, View::User, 0xA000 + ((ENTRIES as u64) << 12), 1, true));
+        tlb.protect(0x9000);
+    }
+
+    #[test]
+    fn slots_are_found_and_forgotten() {
+        let mut slots = Slots { words: [[0; ENTRIES / 64]; VIEWS], some: [[0; ENTRIES / 64 / 64]; VIEWS] };
+        for slot in [0, 63, 64, 4095, 4096, ENTRIES - 1, 63] {
+            slots.insert(1, slot);
+        }
+        slots.remove(1, 64);
+        let mut seen = Vec::new();
+        slots.each(1, |slot| seen.push(slot));
+        assert_eq!(seen, [0, 63, 4095, 4096, ENTRIES - 1]);
+        slots.each(0, |slot| panic!("{slot} is another view's"));
+        let mut drained = Vec::new();
+        slots.drain(1, |slot| drained.push(slot));
+        assert_eq!(drained, seen);
+        slots.each(1, |slot| panic!("{slot} is still there"));
     }
 
     #[test]
@@ -338,7 +468,7 @@ mod tests {
 
     #[test]
     fn an_empty_table_hits_nothing() {
-        let tlb = Tlb::default();
+        let tlb = empty();
         for linear in (0..(ENTRIES as u64 + 4) << 12).step_by(1021) {
             assert!(!hit(&tlb, View::User, linear, 1, false));
             assert!(!hit(&tlb, View::Supervisor, linear.wrapping_neg(), 1, true));
@@ -347,7 +477,7 @@ mod tests {
 
     #[test]
     fn a_page_hits_in_its_view_and_for_what_it_allows() {
-        let mut tlb = Tlb::default();
+        let mut tlb = empty();
         tlb.fill(View::User, 0x7FFF_1234, 0x5000, false, false);
         assert!(hit(&tlb, View::User, 0x7FFF_1FF8, 8, false));
         assert!(!hit(&tlb, View::User, 0x7FFF_1FF9, 8, false));
@@ -357,7 +487,7 @@ mod tests {
 
     #[test]
     fn a_flush_keeps_global_pages_when_asked() {
-        let mut tlb = Tlb::default();
+        let mut tlb = empty();
         tlb.fill(View::Supervisor, 0x1000, 0x5000, true, true);
         tlb.fill(View::Supervisor, 0x2000, 0x5000, true, false);
         tlb.flush(true);

@@ -3,7 +3,7 @@
 
 #define LAPIC 0xFEE00000u
 enum { LAPIC_ID = 0x20, LAPIC_EOI = 0xB0, LAPIC_SVR = 0xF0, LAPIC_ICR = 0x300, LAPIC_ICR_HIGH = 0x310 };
-enum { COM1 = 0x3F8, DEBUG_EXIT = 0xF4, TRAMPOLINE_PAGE = 8 };
+enum { COM1 = 0x3F8, DEBUG_EXIT = 0xF4, PIC_MASK = 0x21, TRAMPOLINE_PAGE = 8 };
 /* isa-debug-exit makes of these the statuses 3 and 5. */
 enum { EXIT_DONE = 1, EXIT_FAILED = 2 };
 
@@ -213,6 +213,8 @@ _Noreturn void cpu_main(unsigned id)
     } __attribute__((packed)) pointer = {sizeof idt - 1, idt};
     __asm__ volatile("lidt %0" ::"m"(pointer));
     *lapic(LAPIC_SVR) = 0x1FF;
+    /* The timer that a BIOS leaves running. */
+    out8(PIC_MASK, 0xFF);
     __asm__ volatile("sti");
     if (id != 0)
         serve(id);

@@ -1,4 +1,6 @@
-"""Damaged images of every format: BootError or success, nothing else, and no write outside usable RAM."""
+"""Damaged images of every format: BootError or success, nothing else, and no write outside usable RAM and
+what belongs to a BIOS.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from wirt.machine import boot
 from wirt.machine.memory_map import MIB, Range, memory_map
 
 LAYOUT = memory_map(48 * MIB)
-BIOS_DATA_AREA = Range(0x400, 0x500)
+LOW_BIOS_DATA = Range(0, 0x500)
+BIOS_AREA = Range(0xE_0000, 0x10_0000)
 INITRD = kernels.cpio({"init": b"#!/bin/sh\n", "dev/console": b""})
 
 KERNELS = (
@@ -56,11 +59,11 @@ def load_safely(kernel: bytes, initrd: bytes | None, cmdline: str = "") -> None:
         assert message.endswith(".")
         assert "\n" not in message
     else:
-        assert any(r.contains(state.rip, 1) for r in LAYOUT.usable)
+        assert any(r.contains(state.rip, 1) for r in (*LAYOUT.usable, BIOS_AREA))
     for write in memory.writes:
-        inside = any(r.contains(write.base, write.size) for r in LAYOUT.usable)
+        inside = any(r.contains(write.base, write.size) for r in (*LAYOUT.usable, BIOS_AREA))
         assert inside
-        assert write.base >= 0x1000 or BIOS_DATA_AREA.contains(write.base, write.size)
+        assert write.base >= 0x1000 or LOW_BIOS_DATA.contains(write.base, write.size)
 
 
 @settings(max_examples=1000, deadline=None)

@@ -371,6 +371,37 @@ fn a_new_divider_keeps_the_count() {
 }
 
 #[test]
+fn a_count_that_is_over_has_interrupted_however_late_the_host_is() {
+    let board = board(1);
+    let lapic = &board.lapics[0];
+    let interrupted = |vector| {
+        assert_eq!(lapic.acknowledge(), Some(vector));
+        eoi(lapic);
+    };
+    write(lapic, index::DIVIDE, 0xB);
+    for _ in 0..200 {
+        write(lapic, index::LVT, 0x40);
+        write(lapic, index::INITIAL_COUNT, 500);
+        while read(lapic, index::CURRENT_COUNT) != 0 {}
+        interrupted(0x40);
+        write(lapic, index::INITIAL_COUNT, 500);
+        let end = Instant::now() + Duration::from_nanos(500);
+        while Instant::now() < end {}
+        write(lapic, index::LVT, 0x2_0050);
+        assert_eq!(read(lapic, index::CURRENT_COUNT), 0, "it stays at zero in the new mode");
+        interrupted(0x40);
+    }
+    write(lapic, index::LVT, 0x4_0060);
+    for _ in 0..200 {
+        let deadline = board.tsc.now() + 1000;
+        assert!(lapic.write_msr(0x6E0, deadline));
+        while !board.tsc.until(deadline).is_zero() {}
+        assert!(lapic.write_msr(0x6E0, deadline + (1 << 40)));
+        interrupted(0x60);
+    }
+}
+
+#[test]
 fn the_periodic_timer_keeps_its_rate() {
     let board = board(1);
     let lapic = &board.lapics[0];

@@ -113,17 +113,20 @@ impl ApicTimer {
         false
     }
 
-    /// What became of the timer now that its thread called: true when the interrupt is due.
+    /// A count or a deadline is over that [`Self::expire`] was not asked about yet.
+    fn over(&self, mode: Mode, now: Instant) -> bool {
+        match mode {
+            Mode::TscDeadline => self.tsc_deadline != 0 && self.tsc.until(self.tsc_deadline).is_zero(),
+            _ => self.zero.is_some_and(|zero| zero <= now),
+        }
+    }
+
+    /// What became of a timer whose time is over: true when the interrupt is due.
     fn expire(&mut self, mode: Mode, now: Instant) -> bool {
         if mode == Mode::TscDeadline {
             return self.arm_tsc_deadline();
         }
-        let Some(zero) = self.zero else { return false };
-        if zero > now {
-            // Started again meanwhile; this call belongs to the count before.
-            return false;
-        }
-        self.zero = None;
+        let Some(zero) = self.zero.take() else { return false };
         if mode == Mode::Periodic {
             // Periods missed altogether are gone, as they are when a processor leaves its interrupt pending.
             let period = self.period();
@@ -143,22 +146,41 @@ impl Lapic {
 
     /// The timer's thread called.
     pub(super) fn timer_expired(&self) {
-        let due = self.timer.lock().expire(self.timer_mode(), Instant::now());
+        let due = self.settled(|timer, mode, _| {
+            // The host's clock and the TSC differ a little: it may be early.
+            mode == Mode::TscDeadline && timer.arm_tsc_deadline()
+        });
         if due {
             self.local_interrupt(Lvt::Timer);
         }
     }
 
+    /// Does something with the timer, once a count or deadline that is over by now has posted its interrupt. The timer's
+    /// thread may come late; the guest sees the clock, and to it a count has ended that reads as zero, or that it replaces.
+    fn settled<R>(&self, then: impl FnOnce(&mut ApicTimer, Mode, Instant) -> R) -> R {
+        let mut timer = self.timer.lock();
+        let (entry, now) = (self.lvt(Lvt::Timer), Instant::now());
+        let mode = Mode::of(entry);
+        let due = timer.over(mode, now) && timer.expire(mode, now);
+        let result = then(&mut timer, mode, now);
+        drop(timer);
+        if due {
+            self.local_interrupt_by(Lvt::Timer, entry);
+        }
+        result
+    }
+
     /// Writes the timer's entry of the local vector table.
     pub(super) fn write_timer_entry(&self, value: u32) {
-        let mut timer = self.timer.lock();
-        let before = self.timer_mode();
-        self.lvt[Lvt::Timer as usize].store(value, SeqCst);
-        let after = self.timer_mode();
-        // Between one-shot and periodic the count goes on; to and from the deadline the timer is disarmed.
-        if before != after && [before, after].iter().any(|mode| matches!(mode, Mode::TscDeadline | Mode::Reserved)) {
-            timer.stop();
-        }
+        self.settled(|timer, before, _| {
+            self.lvt[Lvt::Timer as usize].store(value, SeqCst);
+            let after = Mode::of(value);
+            // Between one-shot and periodic the count goes on; to and from the deadline the timer is disarmed.
+            if before != after && [before, after].iter().any(|mode| matches!(mode, Mode::TscDeadline | Mode::Reserved))
+            {
+                timer.stop();
+            }
+        });
     }
 
     pub(super) fn initial_count(&self) -> u32 {
@@ -166,15 +188,16 @@ impl Lapic {
     }
 
     pub(super) fn write_initial_count(&self, count: u32) {
-        let mut timer = self.timer.lock();
-        if matches!(self.timer_mode(), Mode::OneShot | Mode::Periodic) {
-            timer.initial_count = count;
-            timer.start(count, Instant::now());
-        }
+        self.settled(|timer, mode, now| {
+            if matches!(mode, Mode::OneShot | Mode::Periodic) {
+                timer.initial_count = count;
+                timer.start(count, now);
+            }
+        });
     }
 
     pub(super) fn current_count(&self) -> u32 {
-        self.timer.lock().current_count(self.timer_mode(), Instant::now())
+        self.settled(|timer, mode, now| timer.current_count(mode, now))
     }
 
     pub(super) fn divide(&self) -> u32 {
@@ -183,30 +206,30 @@ impl Lapic {
 
     /// Changes the divider; a running count goes on from where it is.
     pub(super) fn write_divide(&self, value: u32) {
-        let mut timer = self.timer.lock();
-        let now = Instant::now();
-        let left = timer.current_count(self.timer_mode(), now);
-        timer.divide = value & 0xB;
-        if timer.zero.is_some() {
-            timer.start(left.max(1), now);
-        }
+        self.settled(|timer, mode, now| {
+            let left = timer.current_count(mode, now);
+            timer.divide = value & 0xB;
+            if timer.zero.is_some() {
+                timer.start(left.max(1), now);
+            }
+        });
     }
 
     pub(super) fn tsc_deadline(&self) -> u64 {
-        self.timer.lock().tsc_deadline
+        self.settled(|timer, _, _| timer.tsc_deadline)
     }
 
     pub(super) fn write_tsc_deadline(&self, deadline: u64) {
-        let mut timer = self.timer.lock();
-        if self.timer_mode() != Mode::TscDeadline {
-            return;
-        }
-        timer.tsc_deadline = deadline;
-        if deadline == 0 {
-            timer.timer.cancel();
-        }
-        let due = timer.arm_tsc_deadline();
-        drop(timer);
+        let due = self.settled(|timer, mode, _| {
+            if mode != Mode::TscDeadline {
+                return false;
+            }
+            timer.tsc_deadline = deadline;
+            if deadline == 0 {
+                timer.timer.cancel();
+            }
+            timer.arm_tsc_deadline()
+        });
         if due {
             self.local_interrupt(Lvt::Timer);
         }

@@ -34,8 +34,8 @@ def load(
 
     Without a `cmdline` (None), Linux (bzImage and PVH) is told of the serial console, and a Multiboot
     kernel, to which that would mean something else, nothing. `acpi_rsdp` is the guest-physical address of
-    the RSDP, or 0 where there is none or it is to be found by scanning. Only usable RAM is written, and the
-    BIOS data area. After an error RAM may hold a part of the image.
+    the RSDP, or 0 where there is none or it is to be found by scanning. Only usable RAM is written, and
+    what belongs to a BIOS. After an error RAM may hold a part of the image.
 
     Raises BootError, with one sentence for the user, for whatever cannot be booted; its kind BootUsageError
     where more memory or another command line would help.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
+from wirt.machine.boot import bios
 from wirt.machine.boot.elf import Elf
 from wirt.machine.boot.image import BootError, Image
 from wirt.machine.boot.placement import Placement
@@ -72,7 +73,7 @@ def find_header(image: Image) -> Header | None:
 def load(
     placement: Placement, image: Image, header: Header, elf: Elf | None, initrd: Image | None, cmdline: bytes
 ) -> EntryState:
-    """Load a Multiboot kernel: eax holds the loader's magic, ebx points to the information structure.
+    """Load a Multiboot kernel: eax will hold the loader's magic, ebx points to the information structure.
 
     The initrd, of any content, becomes the only module. The command line starts with the kernel's file name,
     as boot loaders have it.
@@ -99,7 +100,9 @@ def load(
     info = _place_information(placement, image, initrd, module, cmdline)
     gdt_base = placement.place_low(GDT_SIZE, 16, "boot GDT")
     placement.write(gdt_base, gdt(CODE32_SEGMENT))
-    return protected_mode_entry(entry, gdt_base, rax=BOOTLOADER_MAGIC, rbx=info)
+    # Section 3.2: what is not mentioned there is to be as the BIOS initialised it.
+    start = bios.install(placement, entry, BOOTLOADER_MAGIC)
+    return protected_mode_entry(start, gdt_base, rbx=info)
 
 
 def _load_by_addresses(

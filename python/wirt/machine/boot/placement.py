@@ -11,6 +11,7 @@ from typing import Final
 from wirt.machine.boot.image import BootError, BootUsageError, Image
 from wirt.machine.memory_map import (
     BDA_BASE,
+    BIOS_BASE,
     EBDA_BASE,
     HIGH_MEMORY_BASE,
     HIGH_RAM_BASE,
@@ -28,6 +29,7 @@ BOOT_DATA_END: Final = 0x9_0000
 LINUX_WORKING_SIZE: Final = 16 * MIB
 """What Linux needs, beside itself and its initrd, to get to a shell; Debian's cloud kernel: 8 MiB."""
 _ZEROS: Final = bytes(MIB)
+_BIOS: Final = (Range(0, BDA_BASE), Range(BIOS_BASE, HIGH_MEMORY_BASE))
 
 
 def format_size(size: int) -> str:
@@ -54,6 +56,12 @@ class Placement:
         """Tell the guest where base memory ends, as firmware does."""
         self._memory.write(BDA_BASE + 0x0E, (EBDA_BASE >> 4).to_bytes(2, "little"))
         self._memory.write(BDA_BASE + 0x13, (EBDA_BASE // KIB).to_bytes(2, "little"))
+
+    def write_bios(self, gpa: int, data: bytes) -> None:
+        """Store `data` in the interrupt vectors or the BIOS area, neither of which is given to anybody."""
+        if not any(area.contains(gpa, len(data)) for area in _BIOS):
+            raise AssertionError(f"{len(data)} bytes at {gpa:#x} are not the BIOS's")
+        self._memory.write(gpa, data)
 
     def claim(self, gpa: int, size: int, what: str) -> None:
         """Claim `size` bytes (at least 1) at exactly `gpa`."""

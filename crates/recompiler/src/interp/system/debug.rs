@@ -3,6 +3,7 @@
 use super::segment::privileged;
 use crate::fault::{Fault, vector};
 use crate::interp::integer::operand;
+use crate::msr::{DEBUGCTL_BTF, DEBUGCTL_LBR};
 use crate::state::{Core, Executed, cr4, flag};
 use iced_x86::{Instruction, Register};
 
@@ -38,10 +39,12 @@ impl Core {
         Fault { trap: true, ..Fault::plain(vector::DB) }
     }
 
-    /// Says in DR6 why a #DB comes: the bits of the breakpoints are set anew, the others added.
+    /// Says in DR6 why a #DB comes: the bits of the breakpoints are set anew, the others added. The guard of the debug
+    /// registers, the single step on branches and the record of branches are over.
     pub(crate) fn report_debug(&mut self, why: u64) {
         self.dr6 = self.dr6 & !DR6_BREAKPOINTS | why;
         self.dr7 &= !DR7_GD;
+        self.msr.debugctl &= !(DEBUGCTL_LBR | DEBUGCTL_BTF);
     }
 
     /// Any breakpoint is enabled.

@@ -51,6 +51,21 @@ fn every_instruction_that_begins_with_tf_traps_behind_itself() {
 }
 
 #[test]
+fn with_btf_the_single_step_goes_from_branch_to_branch() {
+    let mut core = machine(Bits::B64, 0);
+    core.rflags |= flag::TF;
+    core.gpr[1] = 0;
+    // nop; jrcxz +1; nop; inc ecx; jrcxz +1; jmp +0; nop
+    let code = [0x90, 0xE3, 0x01, 0x90, 0xFF, 0xC1, 0xE3, 0x01, 0xEB, 0x00, 0x90];
+    assert!(core.write_msr(crate::msr::index::DEBUGCTL, 3));
+    assert_eq!(debug_exceptions(&mut core, &code, 2), [(4, BS)]);
+    assert_eq!(core.read_msr(crate::msr::index::DEBUGCTL), Some(0), "each #DB ends it");
+    assert!(core.write_msr(crate::msr::index::DEBUGCTL, 2));
+    assert_eq!(debug_exceptions(&mut core, &code, 3), [(10, BS)]);
+    assert_eq!(debug_exceptions(&mut core, &code, 1), [(11, BS)]);
+}
+
+#[test]
 fn mov_ss_holds_the_single_step_off_once() {
     let mut core = machine(Bits::B64, 0);
     core.rflags |= flag::TF;
