@@ -52,9 +52,6 @@ impl Shared {
     }
 }
 
-/// Bytes of a vCPU thread's stack. The recompiler builds its large structures there, before they move to the heap.
-const STACK: usize = 8 << 20;
-
 impl VcpuThread {
     /// Starts the thread, which makes its vCPU and parks.
     pub(crate) fn spawn(
@@ -88,7 +85,6 @@ impl VcpuThread {
         };
         let handle = std::thread::Builder::new()
             .name(format!("vcpu{id}"))
-            .stack_size(STACK)
             .spawn(body)
             .map_err(|source| hv::Error::Os { action: "start a vCPU thread", source })?;
         let kick = kicker.recv().map_err(|_| MachineError::Closed)??;
