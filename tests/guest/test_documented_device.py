@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import wirt
+from wirt.vm import vm
+from wirt.vm.accelerator import Accelerator
 
 
 def test_example_of_the_manual(accelerator: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wirt.vm.vm, "choose", lambda _: wirt.vm.Accelerator(accelerator, "by the test"))
+    monkeypatch.setattr(vm, "choose", lambda _: Accelerator(accelerator, "by the test"))
     manual = Path(__file__).parents[2] / "docs" / "devices.md"
     _, example, _ = manual.read_text().replace("```python\n", "```").split("```")
     names: dict[str, object] = {}
