@@ -45,6 +45,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return kernel
 
 
+@pytest.mark.timeout(SECONDS_A_ROUND * ROUNDS + 60)
 @pytest.mark.parametrize("cpus", [2, 4])
 def test_vcpus_agree_as_processors_do(kernel: Path, cpus: int) -> None:
     with wirt.VM(
