@@ -17,6 +17,8 @@ mod lockstep;
 mod lower;
 mod memory;
 mod memos;
+#[cfg(test)]
+mod programs;
 mod stubs;
 #[cfg(test)]
 mod transitions;

@@ -18,28 +18,25 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use setting::{Kind, WINDOW};
 use std::sync::Arc;
 
+/// Flags that are undefined behind an instruction when these were in front of it; `None`: it reads one of them.
+pub(super) fn undefined_behind(undefined: u32, instruction: &Instruction) -> Option<u32> {
+    if instruction.rflags_read() & undefined != 0 {
+        return None;
+    }
+    use Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
+    let shift = matches!(instruction.mnemonic(), Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shld | Shr | Shrd);
+    let defined = instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
+    // A count of zero leaves the flags as they were.
+    let last = instruction.op_count().saturating_sub(1);
+    let kept = if shift && instruction.op_kind(last) == OpKind::Register { undefined } else { undefined & !defined };
+    // OF is defined for a count of 1 only.
+    let overflow = if shift { iced_x86::RflagsBits::OF } else { 0 };
+    Some(kept | instruction.rflags_undefined() | overflow)
+}
+
 /// Flags that a run of instructions leaves undefined; `None`: one of them reads an undefined flag.
 fn undefined_flags(code: &[Instruction]) -> Option<u32> {
-    let mut undefined = 0;
-    for instruction in code {
-        if instruction.rflags_read() & undefined != 0 {
-            return None;
-        }
-        use Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
-        let shift = matches!(instruction.mnemonic(), Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shld | Shr | Shrd);
-        let defined = instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
-        // A count of zero leaves the flags as they were.
-        let last = instruction.op_count().saturating_sub(1);
-        if !(shift && instruction.op_kind(last) == OpKind::Register) {
-            undefined &= !defined;
-        }
-        undefined |= instruction.rflags_undefined();
-        // OF is defined for a count of 1 only.
-        if shift {
-            undefined |= iced_x86::RflagsBits::OF;
-        }
-    }
-    Some(undefined)
+    code.iter().try_fold(0, undefined_behind)
 }
 
 /// Iced's flag bits as RFLAGS.
@@ -53,7 +50,7 @@ fn as_rflags(flags: u32) -> u64 {
 }
 
 /// Results that the architecture leaves undefined and that processors of different makers differ in.
-fn result_undefined(instruction: &Instruction) -> bool {
+pub(super) fn result_undefined(instruction: &Instruction) -> bool {
     let count = instruction.try_immediate(instruction.op_count().saturating_sub(1)).unwrap_or(0) & 31;
     match instruction.mnemonic() {
         Mnemonic::Bsf | Mnemonic::Bsr => true,
