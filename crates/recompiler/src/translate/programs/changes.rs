@@ -10,7 +10,7 @@ use crate::translate::encode::Rm;
 impl Builder<'_> {
     /// Instructions that are interpreted in place, or nearly so.
     pub(super) fn odd(&mut self) {
-        match self.below(if self.setting.ring == 0 { 16 } else { 11 }) {
+        match self.below(if self.setting.ring == 0 { 17 } else { 12 }) {
             0 => {
                 self.asm.mov_imm(0, [0, 1, 7][self.random.below(3) as usize]);
                 self.asm.raw(&[0x31, 0xC9, 0x0F, 0xA2]); // xor ecx, ecx; cpuid
@@ -72,13 +72,20 @@ impl Builder<'_> {
                 self.asm.op(true, &[0xF7], 6, Rm::Register(9));
                 self.define();
             }
-            11 => self.asm.raw(&[[0xFA, 0xFB][self.random.below(2) as usize]]), // cli, sti
-            12 => {
+            11 => {
+                // fxsave64 [rdi]; something; fxrstor64 [rdi]
+                self.point(7, 16);
+                self.asm.raw(&[0x48, 0x0F, 0xAE, 0x07]);
+                self.vectors();
+                self.asm.raw(&[0x48, 0x0F, 0xAE, 0x0F]);
+            }
+            12 => self.asm.raw(&[[0xFA, 0xFB][self.random.below(2) as usize]]), // cli, sti
+            13 => {
                 let opcode = [0xC0, 0xD0, 0xD8, 0xE0][self.below(4) as usize];
                 self.asm.raw(&[0x0F, 0x20, opcode]); // mov rax, cr
             }
-            13 if self.setting.smap => self.asm.raw(&[0x0F, 0x01, [0xCA, 0xCB][self.random.below(2) as usize]]),
-            14 => {
+            14 if self.setting.smap => self.asm.raw(&[0x0F, 0x01, [0xCA, 0xCB][self.random.below(2) as usize]]),
+            15 => {
                 // invlpg of some page
                 let base = self.base();
                 self.asm.op(false, &[0x0F, 0x01], 7, Rm::Base { base, displacement: 0 });
