@@ -19,7 +19,7 @@ from bench.console import Line, Stopped, started
 from bench.guest_image import GuestImage
 from bench.report import Section
 
-WORKLOADS: Final = {"sha256": 30, "hash": 100, "interp": 30, "pipe": 100, "fork": 100, "mmap": 100}
+WORKLOADS: Final = {"sha256": 10, "hash": 20, "interp": 10, "pipe": 20, "fork": 20, "mmap": 20}
 """Per cent of the default work: programs that stay in their registers, in memory, and in the kernel."""
 APPEND: Final = "console=ttyS0 quiet panic=-1 reboot=t bench="
 _LIMIT: Final = 240.0
@@ -51,7 +51,7 @@ def measure(quick: bool) -> Section:
     if (os.cpu_count() or 1) < 2:
         section.notes.append("This host has one core: by wall there is nothing to gain.")
     for workload, percent in WORKLOADS.items():
-        share = percent // 10 if quick else percent
+        share = percent // 5 if quick else percent
         runs = [
             partial(_natively, image, workload, share),
             *(partial(_in_guest, peer, image, workload, share) for peer in (own, *rivals)),
@@ -60,7 +60,7 @@ def measure(quick: bool) -> Section:
         section.data[workload] = {}
         for name, run in zip(names, runs, strict=True):
             try:
-                turns = [(run(1), run(2)) for _ in range(1 if quick else 5)]
+                turns = [(run(1), run(2)) for _ in range(1 if quick else 3)]
             except Stopped as error:
                 section.failures.append(f"{name}, {workload}: {error}")
                 cells += ["-", "-"]
