@@ -49,14 +49,16 @@ pub struct Block {
     pub entered: u32,
     /// Host code, once translated.
     pub translated: Option<crate::translate::Translated>,
+    /// Other pieces of the RAM file in the block's page that its translation depends on, as offset and size.
+    pub peeked: Box<[(u64, u64)]>,
     /// False once the guest changed the code: never to be entered again.
     pub valid: bool,
 }
 
 impl Block {
-    /// The pieces of the RAM file that the block's bytes lie in, as offset and size.
-    pub fn pieces(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
-        pieces(self.key, u64::from(self.size))
+    /// The pieces of the RAM file that the block depends on, its own bytes first, as offset and size.
+    pub fn pieces(&self) -> impl Iterator<Item = (u64, u64)> {
+        pieces(self.key, u64::from(self.size)).chain(self.peeked.iter().copied())
     }
 }
 
@@ -157,6 +159,7 @@ impl Blocks {
             bytes: bytes.into(),
             entered: 0,
             translated: None,
+            peeked: Box::default(),
             valid: true,
         };
         self.fresh += 1;
@@ -198,8 +201,8 @@ impl Blocks {
                     self.invalidations += 1;
                     each(block);
                 }
-                let here = block.pieces().filter(|(start, _)| start >> 12 == page);
                 if block.valid {
+                    let here = block.pieces().filter(|(start, _)| start >> 12 == page);
                     here.for_each(|(start, length)| granules |= granules_of(start, length));
                 }
                 block.valid

@@ -7,7 +7,7 @@ use crate::tlb::{Itlb, Tlb};
 use crate::units::Aside;
 use hv::{Bus, DescriptorTable, GuestMemory, LocalApic, Segment, SegmentRegister, Tsc};
 use rustc_hash::FxHashSet;
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use std::alloc::{Layout, alloc, handle_alloc_error};
 use std::sync::Arc;
 
 /// Bits of RFLAGS.
@@ -473,14 +473,24 @@ impl Core {
 }
 
 /// Zeroed memory for a `T`, which [`Box::from_raw`] may take over once it holds one. It takes no more of the host's memory
-/// than is touched.
+/// than is touched: the allocator would write the zeros itself where it is asked for an alignment.
 pub(crate) fn zeroed<T>() -> *mut T {
     let layout = Layout::new::<T>();
     assert!(layout.size() != 0);
     // SAFETY: the size is not zero.
-    let memory = unsafe { alloc_zeroed(layout) };
+    let memory = unsafe { alloc(layout) };
     if memory.is_null() {
         handle_alloc_error(layout);
+    }
+    let (start, end) = (memory as usize, memory as usize + layout.size());
+    let (first, last) = (start.next_multiple_of(4096), end & !4095);
+    // SAFETY: whole pages of our own memory, which nothing is in yet. They are private and anonymous, as the allocator's are,
+    // and so read as zero afterwards.
+    let dropped = first < last && unsafe { libc::madvise(first as *mut _, last - first, libc::MADV_DONTNEED) } == 0;
+    let written = if dropped { [start..first, last..end] } else { [start..end, end..end] };
+    for part in written {
+        // SAFETY: a part of our own memory.
+        unsafe { std::ptr::write_bytes(part.start as *mut u8, 0, part.len()) };
     }
     memory.cast()
 }

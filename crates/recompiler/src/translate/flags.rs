@@ -66,10 +66,10 @@ fn shift_count(instruction: &Instruction) -> Option<u8> {
     }
 }
 
-/// Backward liveness over a block. At its end everything is wanted: what comes next is not known. An interpreted
-/// instruction wants all flags: it may push them.
-pub fn liveness(code: &[Decoded], interpreted: impl Fn(usize) -> bool) -> Vec<Use> {
-    let mut live = ALL;
+/// Backward liveness over a block, behind which some flags are wanted. An interpreted instruction wants all flags: it may push
+/// them.
+pub fn liveness(code: &[Decoded], wanted: Flags, interpreted: impl Fn(usize) -> bool) -> Vec<Use> {
+    let mut live = wanted;
     let mut uses: Vec<Use> = code.iter().map(|decoded| of(&decoded.instruction)).collect();
     for (index, flags) in uses.iter_mut().enumerate() {
         if interpreted(index) {

@@ -17,6 +17,7 @@ mod lockstep;
 mod lower;
 mod memory;
 mod memos;
+mod peek;
 #[cfg(test)]
 mod programs;
 mod stubs;
@@ -27,6 +28,7 @@ use crate::blocks::{Block, BlockId, Blocks, Decoded};
 use crate::fault::Fault;
 use crate::instruments::Instruments;
 use crate::mode::Mode;
+use crate::smp::WANTED;
 use crate::state::{Core, FarJump};
 use crate::tlb::VIEWS;
 use callbacks::{flags_to_saved, saved_to_flags};
@@ -37,6 +39,7 @@ use lower::Lowering;
 use memory::CodeMemory;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use stubs::{Stubs, Vectors, exit};
 
 /// Bytes of host code one vCPU keeps before it starts afresh.
@@ -261,6 +264,10 @@ impl Translator {
                 return Ok(());
             }
             self.translate(core, blocks, id);
+            // What was asked meanwhile may concern this very block.
+            if core.poll.load(Ordering::Relaxed) == WANTED {
+                return Ok(());
+            }
         }
         self.link_pending(core, blocks, id);
         let entry = self.enter_in_table(core, &blocks.list[id as usize]);
@@ -297,7 +304,13 @@ impl Translator {
     /// Translates a block.
     fn translate(&mut self, core: &mut Core, blocks: &mut Blocks, id: BlockId) {
         let start = core.tsc.now();
-        let block = &blocks.list[id as usize];
+        let block = &mut blocks.list[id as usize];
+        let mut wanted = flags::ALL;
+        if let Some(last) = block.code.last() {
+            let peeked = peek::behind(core, block.key, &last.instruction);
+            wanted = peeked.wanted;
+            block.peeked = peeked.pieces.into();
+        }
         let records = &self.records;
         let (first_site, first_link) = (records.sites.len(), records.links.len());
         let first_leader = records.leaders.len();
@@ -306,7 +319,7 @@ impl Translator {
         let mode_number = core.mode_numbers.assign(key.mode);
         let place = lower::Place { base, key, block: id, mode_number };
         let lowering = Lowering::new(place, &self.stubs, &mut self.records);
-        let lowered = lowering.translate(&mut self.planner, block, &core.roaming);
+        let lowered = lowering.translate(&mut self.planner, block, wanted, &core.roaming);
         let offset = (base - self.code.base()) as u32;
         for leader in &mut self.records.leaders[first_leader..] {
             leader.join += offset;

@@ -62,10 +62,14 @@ impl Lowering<'_> {
         self.before_op(&flags);
         let code = instruction.condition_code() as u8;
         let polled = (target <= instruction.ip()).then(|| self.poll());
+        let saved = self.saved;
+        self.before_exits();
         let taken = self.asm.jcc_forward(host_condition(code));
         self.lead_to(taken, target);
         let not_taken = self.asm.jmp_forward();
         self.lead_to(not_taken, self.next_rip(instruction));
+        // The branch itself wants them.
+        self.saved = saved;
         if let Some(polled) = polled {
             self.polled(polled, instruction.ip());
         }
@@ -204,6 +208,7 @@ impl Lowering<'_> {
 
     /// Goes to a known guest address; the flags stay where they are. `backward`: look whether somebody wants the vCPU.
     pub(super) fn leave_to(&mut self, target: u64, backward: bool) {
+        self.before_exits();
         let polled = backward.then(|| self.poll());
         let from = self.asm.jmp_forward();
         self.lead_to(from, target);

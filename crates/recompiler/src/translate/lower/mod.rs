@@ -27,7 +27,7 @@ mod units;
 
 use super::asm::{Asm, host};
 use super::encode::Rm;
-use super::flags::{self, Use};
+use super::flags::{self, Flags, Use};
 use super::form::{Plan, Planner};
 use super::groups::Groups;
 use super::stubs::Stubs;
@@ -140,6 +140,8 @@ pub struct Lowering<'a> {
     in_host: bool,
     /// The core's saved flags are the guest's.
     saved: bool,
+    /// Flags that are wanted behind the block.
+    wanted: Flags,
     entry_saved: u64,
     entry_host: u64,
     tlb_base: u32,
@@ -171,14 +173,22 @@ impl<'a> Lowering<'a> {
             cold: Vec::new(),
             in_host: false,
             saved: false,
+            wanted: flags::ALL,
             entry_saved: 0,
             entry_host: 0,
             tlb_base,
         }
     }
 
-    /// Translates the block's instructions, whose bytes are given. Those at addresses in `roaming` do without memos.
-    pub fn translate(mut self, planner: &mut Planner, block: &Block, roaming: &FxHashSet<u64>) -> Lowered {
+    /// Translates a block, behind which the flags `wanted` are. Instructions at addresses in `roaming` do without memos.
+    pub fn translate(
+        mut self,
+        planner: &mut Planner,
+        block: &Block,
+        wanted: Flags,
+        roaming: &FxHashSet<u64>,
+    ) -> Lowered {
+        self.wanted = wanted;
         let bytes = &block.bytes[..];
         let mut at = 0;
         let mut plans = Vec::with_capacity(block.code.len());
@@ -187,7 +197,7 @@ impl<'a> Lowering<'a> {
             plans.push((planner.plan(decoded, &bytes[at..end], self.mode), at));
             at = end;
         }
-        let mut uses = flags::liveness(&block.code, |index| matches!(plans[index].0, Plan::Interpret));
+        let mut uses = flags::liveness(&block.code, wanted, |index| matches!(plans[index].0, Plan::Interpret));
         if self.wide() {
             let view = self.mode.view();
             let roams = |rip: u64| roaming.contains(&rip);
@@ -383,6 +393,11 @@ impl Lowering<'_> {
         self.asm.dword(layout::FLAGS);
         self.asm.raw(&[0x04, 0x7F, 0x9E]);
         self.in_host = true;
+    }
+
+    /// Called in front of the ways out of a block to known addresses: flags that nobody wants there count as saved.
+    fn before_exits(&mut self) {
+        self.saved |= self.wanted == 0;
     }
 
     /// Called before code that destroys the host's flags, in front of an instruction.
