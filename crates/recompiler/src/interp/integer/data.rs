@@ -124,9 +124,11 @@ pub(super) fn pause(_: &mut Core, _: &Instruction) -> Executed {
     Ok(())
 }
 
-/// LFENCE, SFENCE, MFENCE: one full fence serves all.
+/// LFENCE, SFENCE, MFENCE: one full fence serves all, with an LFENCE behind it, which RDTSC waits for.
 pub(super) fn memory_fence(_: &mut Core, _: &Instruction) -> Executed {
     fence(Ordering::SeqCst);
+    // SAFETY: every x86-64 processor has SSE2.
+    unsafe { std::arch::x86_64::_mm_lfence() };
     Ok(())
 }
 
