@@ -13,8 +13,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
-/// Entries of one table; a power of two. 128 MiB of reach: with 4096 entries, a sieve of 100 MB took six times as long, not
-/// so much by the walks as since the stores of each miss queue up behind the guest's own, which wait for memory.
+/// Entries of one table; a power of two. 128 MiB of reach: the stores of each miss queue up behind the guest's own, which
+/// wait for memory, so that a program that jumps about in more pages than there are entries is slow.
 pub const ENTRIES: usize = 32768;
 
 /// Who accesses: each view has a table of its own, so that privilege needs no test at run time.
@@ -46,8 +46,7 @@ pub struct Entry {
     pub addend: u64,
 }
 
-/// Memos of all views together. A program's hot places in the code should not get in each other's way: with 96 for reading
-/// in user code, an interpreter's did.
+/// Memos of all views together: enough that a program's hot places in the code seldom get in each other's way.
 pub const MEMOS: usize = 1088;
 
 /// Memos that are emptied together, if one of them was filled.
