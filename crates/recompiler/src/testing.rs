@@ -93,6 +93,18 @@ pub(crate) fn map_ram_at(core: &Core, linear: u64, writable: bool) {
     core.memory.write(PAGE_DIRECTORY + 8 * (linear >> 21), &entry.to_le_bytes()).expect("RAM");
 }
 
+/// Random vector registers.
+pub(crate) fn fill_vectors(core: &mut Core, random: &mut Random) {
+    let vectors: Vec<u8> = (0..256).map(|_| random.next() as u8).collect();
+    core.fpu.0[160..416].copy_from_slice(&vectors);
+    // The stubs keep the upper halves apart from the lower ones: in half of the cases they are not in use.
+    core.fpu.0[512] = 3;
+    if random.below(2) == 0 {
+        core.fpu.0[576..832].copy_from_slice(&vectors);
+        core.fpu.0[512] = 7;
+    }
+}
+
 /// A kick that reaches nobody.
 pub(crate) struct NoKick;
 

@@ -209,12 +209,5 @@ pub(super) fn prepare(core: &mut Core, kind: Kind, random: &mut Random) {
     let mut data = vec![0; 0x6000];
     data.iter_mut().for_each(|byte| *byte = random.next() as u8);
     core.memory.write(WINDOW - 0x1000, &data).expect("RAM");
-    let vectors: Vec<u8> = (0..256).map(|_| random.next() as u8).collect();
-    core.fpu.0[160..416].copy_from_slice(&vectors);
-    // The stubs keep the upper halves apart from the lower ones: in half of the cases they are not in use.
-    core.fpu.0[512] = 3;
-    if random.below(2) == 0 {
-        core.fpu.0[576..832].copy_from_slice(&vectors);
-        core.fpu.0[512] = 7;
-    }
+    testing::fill_vectors(core, random);
 }

@@ -225,12 +225,6 @@ pub(super) fn core(setting: &Setting, random: &mut Random) -> Box<Core> {
         *register = random.value();
     }
     core.rflags |= random.next() & flag::ARITHMETIC;
-    let vectors: Vec<u8> = (0..256).map(|_| random.next() as u8).collect();
-    core.fpu.0[160..416].copy_from_slice(&vectors);
-    core.fpu.0[512] = 3;
-    if random.below(2) == 0 {
-        core.fpu.0[576..832].copy_from_slice(&vectors);
-        core.fpu.0[512] = 7;
-    }
+    testing::fill_vectors(&mut core, random);
     core
 }
