@@ -1,7 +1,8 @@
-use crate::{Action, Device};
+use crate::{AccessSizes, Action, Device};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// Who carries out what a device's write asks for. Called on the writing vCPU's thread: must not block.
@@ -50,13 +51,38 @@ pub struct Buses {
     sink: OnceLock<Weak<dyn ActionSink>>,
 }
 
-/// Ascending by `first`, disjoint.
-type Table = Vec<Entry>;
+/// What answers where.
+struct Table {
+    /// Ascending by `first`, disjoint.
+    entries: Vec<Entry>,
+    /// By parts of addresses: the entry that one was found in last.
+    lately: [AtomicU16; 64],
+}
+
+impl Table {
+    fn new(entries: Vec<Entry>) -> Self {
+        Table { entries, lately: [const { AtomicU16::new(0) }; 64] }
+    }
+
+    /// The entry that an address lies in.
+    #[inline]
+    fn find(&self, address: u64) -> Option<&Entry> {
+        let answers = |entry: &&Entry| entry.first <= address && address <= entry.last;
+        let lately = &self.lately[((address >> 3 ^ address >> 12) & 63) as usize];
+        let found = self.entries.get(usize::from(lately.load(Ordering::Relaxed))).filter(answers);
+        found.or_else(|| {
+            let index = self.entries.partition_point(|entry| entry.last < address);
+            lately.store(u16::try_from(index).unwrap_or(u16::MAX), Ordering::Relaxed);
+            self.entries.get(index).filter(answers)
+        })
+    }
+}
 
 #[derive(Clone)]
 struct Entry {
     first: u64,
     last: u64,
+    sizes: AccessSizes,
     device: Arc<dyn Device>,
 }
 
@@ -70,8 +96,8 @@ impl Buses {
     /// Two empty buses.
     pub fn new() -> Self {
         Buses {
-            ports: ArcSwap::from_pointee(Vec::new()),
-            mmio: ArcSwap::from_pointee(Vec::new()),
+            ports: ArcSwap::from_pointee(Table::new(Vec::new())),
+            mmio: ArcSwap::from_pointee(Table::new(Vec::new())),
             changes: Mutex::new(()),
             sink: OnceLock::new(),
         }
@@ -111,15 +137,15 @@ impl Buses {
     /// Takes everything off both buses.
     pub fn clear(&self) {
         let _one_at_a_time = self.changes.lock();
-        self.ports.store(Arc::default());
-        self.mmio.store(Arc::default());
+        self.ports.store(Arc::new(Table::new(Vec::new())));
+        self.mmio.store(Arc::new(Table::new(Vec::new())));
     }
 
     /// What answers where, for people: (bus, first, last, device name), ascending.
     pub fn map(&self) -> Vec<(&'static str, u64, u64, String)> {
         let list = |bus, table: &ArcSwap<Table>| {
             let row = |entry: &Entry| (bus, entry.first, entry.last, entry.device.name().to_owned());
-            table.load().iter().map(row).collect::<Vec<_>>()
+            table.load().entries.iter().map(row).collect::<Vec<_>>()
         };
         [list("port", &self.ports), list("mmio", &self.mmio)].concat()
     }
@@ -129,7 +155,7 @@ impl Buses {
     pub fn devices(&self) -> Vec<Arc<dyn Device>> {
         let mut devices: Vec<Arc<dyn Device>> = Vec::new();
         for table in [self.ports.load(), self.mmio.load()] {
-            for Entry { device, .. } in table.iter() {
+            for Entry { device, .. } in &table.entries {
                 if !devices.iter().any(|known| Arc::ptr_eq(known, device)) {
                     devices.push(device.clone());
                 }
@@ -150,7 +176,7 @@ impl Buses {
             return Err(BusError::Empty(device.name().to_owned()));
         }
         let _one_at_a_time = self.changes.lock();
-        let mut table = Vec::clone(&bus.load());
+        let mut table = bus.load().entries.clone();
         let index = table.partition_point(|entry| entry.last < first);
         if let Some(other) = table.get(index).filter(|other| other.first <= last) {
             return Err(BusError::Overlap {
@@ -163,22 +189,22 @@ impl Buses {
                 other: other.device.name().to_owned(),
             });
         }
-        table.insert(index, Entry { first, last, device });
-        bus.store(Arc::new(table));
+        table.insert(index, Entry { first, last, sizes: device.sizes(), device });
+        bus.store(Arc::new(Table::new(table)));
         Ok(())
     }
 
     fn remove(&self, bus: &ArcSwap<Table>, first: u64) -> bool {
         let _one_at_a_time = self.changes.lock();
-        let mut table = Vec::clone(&bus.load());
+        let mut table = bus.load().entries.clone();
         let Ok(index) = table.binary_search_by_key(&first, |entry| entry.first) else { return false };
         table.remove(index);
-        bus.store(Arc::new(table));
+        bus.store(Arc::new(Table::new(table)));
         true
     }
 
-    fn read(&self, bus: &ArcSwap<Table>, address: u64, data: &mut [u8]) {
-        data.fill(0xFF);
+    /// `data` is all ones, and stays so where nobody answers.
+    fn read(bus: &ArcSwap<Table>, address: u64, data: &mut [u8]) {
         let table = bus.load();
         let mut done = 0;
         while done < data.len() {
@@ -217,12 +243,12 @@ struct Piece<'a> {
 }
 
 impl<'a> Piece<'a> {
+    #[inline]
     fn at(table: &'a Table, address: u64, wanted: usize) -> Self {
-        let index = table.partition_point(|entry| entry.last < address);
-        let Some(entry) = table.get(index).filter(|entry| entry.first <= address) else {
+        let Some(entry) = table.find(address) else {
             return Piece { size: 1, device: None };
         };
-        let sizes = entry.device.sizes();
+        let sizes = entry.sizes;
         let left = (entry.last - address).saturating_add(1).min(wanted as u64);
         let mut size = left.min(u64::from(sizes.max)).max(1);
         // Round down to a power of two that divides the address.
@@ -235,10 +261,10 @@ impl<'a> Piece<'a> {
 
 impl hv::Bus for Buses {
     fn pio_read(&self, port: u16, size: u8) -> u32 {
-        let mut data = [0; 4];
-        let size = usize::from(size).min(4);
-        self.read(&self.ports, u64::from(port), &mut data[..size]);
-        u32::from_le_bytes(data)
+        let mut data = [0xFF; 4];
+        let size = usize::from(size).clamp(1, 4);
+        Self::read(&self.ports, u64::from(port), &mut data[..size]);
+        u32::from_le_bytes(data) & u32::MAX >> (32 - 8 * size)
     }
 
     fn pio_write(&self, port: u16, size: u8, value: u32) {
@@ -247,7 +273,8 @@ impl hv::Bus for Buses {
     }
 
     fn mmio_read(&self, address: u64, data: &mut [u8]) {
-        self.read(&self.mmio, address, data);
+        data.fill(0xFF);
+        Self::read(&self.mmio, address, data);
     }
 
     fn mmio_write(&self, address: u64, data: &[u8]) {

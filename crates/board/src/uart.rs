@@ -85,6 +85,8 @@ struct State {
     thr_empty_pending: bool,
     received: VecDeque<u8>,
     transmitted: VecDeque<u8>,
+    /// The level of the interrupt line.
+    line: bool,
 }
 
 impl Default for State {
@@ -101,6 +103,7 @@ impl Default for State {
             thr_empty_pending: false,
             received: VecDeque::new(),
             transmitted: VecDeque::new(),
+            line: false,
         }
     }
 }
@@ -232,10 +235,14 @@ impl Uart {
         state.thr_empty_pending |= state.transmitted.is_empty();
     }
 
-    fn update(&self, state: &State) {
+    fn update(&self, state: &mut State) {
         // The PC wires the interrupt through OUT2, which loopback holds inactive.
         let gate = state.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2;
-        self.line.set(gate && state.interrupt() != IIR_NONE);
+        let line = gate && state.interrupt() != IIR_NONE;
+        if line != state.line {
+            state.line = line;
+            self.line.set(line);
+        }
     }
 
     fn read_register(&self, state: &mut State, offset: u64) -> u8 {
@@ -307,21 +314,21 @@ impl Device for Uart {
 
     fn read(&self, offset: u64, data: &mut [u8]) {
         let mut state = self.state();
-        data.fill(self.read_register(&mut state, offset));
-        self.update(&state);
+        data[0] = self.read_register(&mut state, offset);
+        self.update(&mut state);
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Action {
         let mut state = self.state();
         self.write_register(&mut state, offset, data[0]);
-        self.update(&state);
+        self.update(&mut state);
         Action::None
     }
 
     fn reset(&self) {
         let mut state = self.state();
-        *state = State::default();
-        self.update(&state);
+        *state = State { line: state.line, ..State::default() };
+        self.update(&mut state);
     }
 
     fn save(&self) -> Vec<u8> {
@@ -360,10 +367,10 @@ impl Device for Uart {
         }
         reader.finish()?;
         let mut state = self.state();
-        *state = loaded;
+        *state = State { line: state.line, ..loaded };
         self.drain(&mut state);
         self.fill(&mut state);
-        self.update(&state);
+        self.update(&mut state);
         Ok(())
     }
 }
@@ -372,13 +379,13 @@ impl TerminalDevice for Uart {
     fn input_ready(&self) {
         let mut state = self.state();
         self.fill(&mut state);
-        self.update(&state);
+        self.update(&mut state);
     }
 
     fn output_ready(&self) {
         let mut state = self.state();
         self.drain(&mut state);
-        self.update(&state);
+        self.update(&mut state);
     }
 }
 

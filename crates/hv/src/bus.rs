@@ -3,6 +3,9 @@
 /// Called on vCPU threads, several at a time. An implementation decides who answers; unclaimed reads return all
 /// ones. A device that ends or resets the machine does so through the machine, which kicks the vCPUs: the calling
 /// vCPU finishes its instruction first and then returns [`crate::Exit::Kicked`].
+///
+/// MXCSR and the x87 unit may be a guest's, with exceptions masked: a device that computes with floating point, or calls
+/// others who may, does so within [`crate::with_own_floats`].
 pub trait Bus: Send + Sync {
     /// Reads `size` bytes (1, 2 or 4) from an I/O port; the value is zero-extended.
     fn pio_read(&self, port: u16, size: u8) -> u32;

@@ -15,6 +15,7 @@
 mod bus;
 mod cpu_model;
 mod error;
+mod floats;
 mod interrupts;
 mod memory;
 mod state;
@@ -24,6 +25,7 @@ mod vm;
 pub use bus::Bus;
 pub use cpu_model::{CpuModel, Features};
 pub use error::Error;
+pub use floats::with_own_floats;
 pub use interrupts::{Interrupts, LocalApic, Msi, Pending};
 pub use memory::{CodeWatcher, GuestMemory, MemoryError, PAGE_SIZE, PageFlags, Region};
 pub use state::{CpuEvents, CpuState, DescriptorTable, Fpu, Gpr, MpState, Segment, SegmentRegister, XSAVE_AREA_SIZE};

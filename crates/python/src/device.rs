@@ -1,4 +1,5 @@
 use board::{AccessSizes, Device};
+use hv::with_own_floats;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,20 +89,21 @@ impl Device for PyDevice {
 
     fn read(&self, offset: u64, data: &mut [u8]) {
         // The bus filled `data` with ones, which stay there when the interpreter is gone or the call fails.
-        Python::try_attach(|py| {
+        let read = |py: Python<'_>| {
             let value = self.read.call1(py, (offset, data.len())).and_then(|value| value.extract::<u64>(py));
             match value {
                 Ok(value) => data.copy_from_slice(&value.to_le_bytes()[..data.len()]),
                 Err(error) => self.report(py, error),
             }
-        });
+        };
+        with_own_floats(|| Python::try_attach(read));
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> board::Action {
         let mut bytes = [0; 8];
         bytes[..data.len()].copy_from_slice(data);
         let value = u64::from_le_bytes(bytes);
-        let action = Python::try_attach(|py| {
+        let write = |py: Python<'_>| {
             let answer = self.write.call1(py, (offset, data.len(), value));
             match answer.and_then(|answer| Ok(answer.extract::<Option<PyRef<'_, Action>>>(py)?.map(|a| a.action))) {
                 Ok(action) => action,
@@ -110,7 +112,8 @@ impl Device for PyDevice {
                     None
                 }
             }
-        });
+        };
+        let action = with_own_floats(|| Python::try_attach(write));
         action.flatten().unwrap_or_default()
     }
 }

@@ -109,6 +109,7 @@ impl Core {
         self.cr4 = state.cr4;
         self.pdpte = pdpte;
         self.xcr0 = state.xcr0;
+        self.forget_cpuid();
         self.efer = state.efer;
         self.dr = state.dr;
         self.dr6 = state.dr6 & DR6_BITS | DR6_ONES;

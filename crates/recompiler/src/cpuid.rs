@@ -276,7 +276,46 @@ fn tsc_ratio(khz: u64) -> TscRatio {
 /// EAX, EBX, ECX, EDX.
 type Registers = [u32; 4];
 
+/// What CPUID gave for a leaf and subleaf. Translated code reads it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(32))]
+pub struct CpuidMemo {
+    /// EAX before.
+    pub leaf: u32,
+    /// ECX before.
+    pub subleaf: u32,
+    /// EAX, EBX, ECX, EDX after.
+    pub registers: [u32; 4],
+}
+
+/// Memos, each at the sum of its leaf and subleaf, modulo their number.
+pub type CpuidMemos = [CpuidMemo; 16];
+
+/// None: each is for a leaf that belongs elsewhere.
+pub const NO_MEMOS: CpuidMemos = {
+    let mut memos = [CpuidMemo { leaf: 0, subleaf: 0, registers: [0; 4] }; 16];
+    let mut slot = 0;
+    while slot < memos.len() {
+        memos[slot].leaf = slot as u32 + 1;
+        slot += 1;
+    }
+    memos
+};
+
 impl Core {
+    /// What CPUID gives for a leaf and subleaf, kept for translated code.
+    pub fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Registers {
+        let registers = self.query_cpuid(leaf, subleaf);
+        let slot = leaf.wrapping_add(subleaf) as usize % self.cpuid_memos.len();
+        self.cpuid_memos[slot] = CpuidMemo { leaf, subleaf, registers };
+        registers
+    }
+
+    /// CR4, XCR0 or the local APIC's base changed, which CPUID shows.
+    pub fn forget_cpuid(&mut self) {
+        self.cpuid_memos = NO_MEMOS;
+    }
+
     /// What CPUID gives for a leaf and subleaf: EAX, EBX, ECX, EDX.
     pub fn query_cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
         match leaf {

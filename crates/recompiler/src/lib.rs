@@ -21,7 +21,6 @@ mod sync;
 mod testing;
 pub mod tlb;
 mod translate;
-mod units;
 mod vcpu;
 mod vm;
 

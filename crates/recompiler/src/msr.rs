@@ -260,6 +260,7 @@ impl Core {
                 if written && msr == APIC_BASE {
                     // The register page may have moved: what the TLB has for its old and new place is stale.
                     self.flush_tlb(false);
+                    self.forget_cpuid();
                 }
                 return written;
             }

@@ -4,7 +4,6 @@ use crate::fault::Fault;
 use crate::mode::{Mode, ModeNumbers, Window};
 use crate::smp::Shared;
 use crate::tlb::{Itlb, Tlb};
-use crate::units::Aside;
 use hv::{Bus, DescriptorTable, GuestMemory, LocalApic, Segment, SegmentRegister, Tsc};
 use rustc_hash::FxHashSet;
 use std::alloc::{Layout, alloc, handle_alloc_error};
@@ -190,6 +189,7 @@ pub mod layout {
     pub const MEMO_MINUS: u32 = offset_of!(Memo, minus) as u32;
     pub const MEMO_ADDEND: u32 = offset_of!(Memo, addend) as u32;
     pub const MEMO_BUDGET: u32 = offset_of!(Core, memo_budget) as u32;
+    pub const CPUID_MEMOS: u32 = offset_of!(Core, cpuid_memos) as u32;
     pub const SPILL: u32 = offset_of!(Core, spill) as u32;
     pub const LEADERS: u32 = offset_of!(Core, leaders) as u32;
     pub const CODE_BASE: u32 = offset_of!(Core, code_base) as u32;
@@ -305,6 +305,10 @@ pub struct Core {
     pub scratch: u64,
     /// Second spare place.
     pub scratch2: u64,
+    /// Instructions interpreted in the middle of translated code.
+    pub in_place: Box<crate::translate::InPlace>,
+    /// What CPUID gave lately.
+    pub cpuid_memos: crate::cpuid::CpuidMemos,
     /// Registers that the memo stub borrows.
     pub spill: [u64; 2],
     /// Misses of memos until they are looked into.
@@ -323,6 +327,10 @@ pub struct Core {
     pub sites: u64,
     /// Number of sites.
     pub site_count: u32,
+    /// Number of the translator's links.
+    pub link_count: u32,
+    /// Address of the first of them.
+    pub links: u64,
     /// Address of the first of the translator's leaders.
     pub leaders: u64,
     /// Number of leaders.
@@ -348,6 +356,8 @@ pub struct Core {
 
     /// Instruction fetches.
     pub itlb: Itlb,
+    /// Data accesses beside RAM.
+    pub device_pages: crate::mmu::DevicePages,
     /// x87, SSE and AVX registers whenever Rust code runs that looks at them; `units_live` tells of the rest.
     pub fpu: XsaveArea,
     /// Task register.
@@ -461,14 +471,9 @@ impl Core {
         self.device(|bus| bus.pio_write(port, size, value));
     }
 
-    /// Calls a device: outside of guest code, and with the host's own x87 state and MXCSR.
+    /// Calls a device: outside of guest code.
     pub(crate) fn device<T>(&mut self, access: impl FnOnce(&dyn Bus) -> T) -> T {
-        let guest = self.units_live.then(Aside::put);
-        let result = self.outside(|core| access(&*core.bus));
-        if let Some(guest) = guest {
-            guest.take_back();
-        }
-        result
+        self.outside(|core| access(&*core.bus))
     }
 }
 
@@ -555,6 +560,8 @@ impl Core {
             shutdown: false,
             scratch: 0,
             scratch2: 0,
+            in_place: Box::default(),
+            cpuid_memos: crate::cpuid::NO_MEMOS,
             spill: [0; 2],
             memo_budget: 0,
             memos_judged: 0,
@@ -564,6 +571,8 @@ impl Core {
             this: 0,
             sites: 0,
             site_count: 0,
+            link_count: 0,
+            links: 0,
             leaders: 0,
             leader_count: 0,
             code_base: 0,
@@ -574,6 +583,7 @@ impl Core {
             jump_local: [false; crate::tlb::VIEWS],
             far_jumps: vec![FarJump::EMPTY; FAR_JUMPS].into_boxed_slice(),
             itlb: Itlb::default(),
+            device_pages: crate::mmu::DevicePages::default(),
             fpu: fpu,
             tr: reset.tr,
             ldtr: reset.ldtr,

@@ -358,6 +358,7 @@ impl Core {
         self.stack_shadow = false;
         self.waiting_for_sipi = self.id != 0;
         self.flush_tlb(false);
+        self.forget_cpuid();
     }
 
     /// A start-up IPI: real mode at `vector << 12`.

@@ -14,7 +14,8 @@ pub use system::Delivered;
 
 use crate::fault::Fault;
 use crate::state::{Bits, Core, Executed};
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Mnemonic};
+use std::sync::atomic::{Ordering, fence};
 
 /// Executes one decoded instruction. `core.rip` is its address and `core.next_rip` already the one behind it; a handler that
 /// branches writes `next_rip`. On `Err` the architectural state is as before the instruction.
@@ -33,6 +34,23 @@ pub fn uses_units(instruction: &Instruction) -> bool {
     integer::handler(instruction).is_none()
         && system::handler(instruction).is_none()
         && simd::handler(instruction).is_some()
+}
+
+/// Whether an instruction leaves the mode and the processor's readiness for interrupts as they are. It may change pages, and
+/// call devices, which ask for attention themselves.
+pub fn steady(instruction: &Instruction) -> bool {
+    use Mnemonic::*;
+    matches!(
+        instruction.mnemonic(),
+        In | Out | Cpuid | Rdmsr | Rdtsc | Rdtscp | Invlpg | Xgetbv | Sgdt | Sidt | Sldt | Str | Smsw | Lar | Lsl | Verr | Verw
+    )
+}
+
+/// What is behind waits for all in front: loads and stores for the fence, RDTSC for an LFENCE behind it.
+pub(crate) fn barrier() {
+    fence(Ordering::SeqCst);
+    // SAFETY: every x86-64 processor has SSE2.
+    unsafe { std::arch::x86_64::_mm_lfence() };
 }
 
 fn undefined(_: &mut Core, _: &Instruction) -> Executed {

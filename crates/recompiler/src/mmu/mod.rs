@@ -1,8 +1,11 @@
 //! Guest linear memory: the software TLB's slow path, and accesses for the interpreter. `walk` reads the page tables.
 
+mod devices;
 #[cfg(test)]
 mod tests;
 mod walk;
+
+pub use devices::DevicePages;
 
 use crate::fault::Fault;
 use crate::state::{Core, cr4, flag};
@@ -306,6 +309,9 @@ impl Core {
 
     /// Translates one linear address, filling the TLB where RAM is behind it.
     pub fn translate_page(&mut self, view: View, linear: u64, kind: Kind) -> Result<Translation, Fault> {
+        if let Some(found) = self.device_pages.lookup(view, linear, kind) {
+            return Ok(found);
+        }
         self.counters.walks[kind as usize] += 1;
         let found = self.walk(view, linear, kind, true)?;
         if kind == Kind::Fetch {
@@ -331,8 +337,11 @@ impl Core {
                 if code {
                     self.tlb.note_code(view, linear);
                 }
+                return Ok(found);
             }
         }
+        self.note_large(linear, found.page_size);
+        self.device_pages.keep(view, linear, found);
         Ok(found)
     }
 
@@ -360,6 +369,7 @@ impl Core {
         self.counters.flushes[usize::from(keep_global)] += 1;
         self.tlb.flush(keep_global);
         self.itlb.flush(keep_global);
+        self.device_pages.flush(keep_global);
         self.code_map_flush = self.code_map_flush.max(if keep_global { 1 } else { 2 });
         self.code_pages[0].clear();
         if !keep_global {
@@ -376,6 +386,7 @@ impl Core {
         }
         self.counters.flushes[2] += 1;
         self.tlb.flush_page(linear);
+        self.device_pages.flush_page(linear);
         for global in 0..2 {
             if self.code_pages[global].remove(&(linear >> 12)) {
                 self.itlb.flush_page(linear);

@@ -98,6 +98,7 @@ impl Mailbox {
         self.changed.wait(inbox).unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    #[inline]
     fn has(&self, what: u32) -> bool {
         self.attention.load(Ordering::SeqCst) & what != 0
     }
@@ -128,6 +129,12 @@ impl Mailbox {
         self.tell_watchers(&inbox);
     }
 
+    /// Whether anything is asked of the vCPU but to look at its APIC. Its poll word must have been made [`QUIET`] before: who
+    /// asks later makes it [`WANTED`] again.
+    pub(crate) fn asks(&self) -> bool {
+        self.has(attention::REQUESTS | attention::KICKED | attention::HELD)
+    }
+
     /// Takes all requests and whether a kick came. Inside from here on.
     pub(crate) fn enter(&self) -> (Vec<Request>, bool) {
         self.beside.store(0, Ordering::Release);
@@ -143,40 +150,56 @@ impl Mailbox {
     }
 
     /// Outside of guest code from here on: nobody waits for this vCPU.
+    #[inline]
     pub(crate) fn leave(&self) {
         self.outside.store(true, Ordering::SeqCst);
         if self.has(attention::WATCHED) {
-            let inbox = self.lock();
-            self.tell_watchers(&inbox);
+            self.tell();
         }
+    }
+
+    #[cold]
+    fn tell(&self) {
+        let inbox = self.lock();
+        self.tell_watchers(&inbox);
     }
 
     /// Inside again in the middle of an instruction. `None`: nothing was asked. Otherwise the caller's poll word is to say [`WANTED`], and
     /// does at once what is given here; the rest can wait until the instruction's end.
+    #[inline]
     pub(crate) fn come_back(&self) -> Option<Vec<Request>> {
         self.come_inside();
-        if !self.has(attention::REQUESTS | attention::KICKED) {
-            return None;
-        }
+        if self.has(attention::REQUESTS | attention::KICKED) { Some(self.urgent()) } else { None }
+    }
+
+    #[cold]
+    fn urgent(&self) -> Vec<Request> {
         let urgent = |request: &Request| !matches!(request, Request::Invalidate { .. });
         let mut inbox = self.lock();
         let now = inbox.requests.iter().copied().filter(urgent).collect();
         inbox.requests.retain(|request| !matches!(request, Request::Protect { .. }));
-        Some(now)
+        now
     }
 
+    #[inline]
     fn come_inside(&self) {
         loop {
             self.outside.store(false, Ordering::SeqCst);
             if !self.has(attention::HELD) {
                 return;
             }
-            let mut inbox = self.lock();
-            self.outside.store(true, Ordering::SeqCst);
-            self.tell_watchers(&inbox);
-            while self.has(attention::HELD) {
-                inbox = self.until_changed(inbox);
-            }
+            self.stay_outside();
+        }
+    }
+
+    /// Until nobody holds the vCPU there.
+    #[cold]
+    fn stay_outside(&self) {
+        let mut inbox = self.lock();
+        self.outside.store(true, Ordering::SeqCst);
+        self.tell_watchers(&inbox);
+        while self.has(attention::HELD) {
+            inbox = self.until_changed(inbox);
         }
     }
 

@@ -98,8 +98,15 @@ impl Shared {
     }
 
     /// The vCPU, having left its mailbox in the middle of an instruction, goes on.
+    #[inline]
     pub(crate) fn come_back(&self, vcpu: &mut impl Inside) {
-        let Some(now) = self.mailbox(vcpu.id()).come_back() else { return };
+        if let Some(now) = self.mailbox(vcpu.id()).come_back() {
+            Self::heed(vcpu, now);
+        }
+    }
+
+    #[cold]
+    fn heed(vcpu: &mut impl Inside, now: Vec<Request>) {
         vcpu.poll().store(WANTED, Ordering::SeqCst);
         for request in now {
             match request {

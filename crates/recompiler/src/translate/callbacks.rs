@@ -1,12 +1,12 @@
-//! What translated code calls in Rust: a lookup that missed, an instruction for the interpreter.
-//!
-//! Both leave the arithmetic flags in the form of translated code (`Core::flags`), and say where it goes on.
+//! What translated code calls in Rust when a lookup missed; and what all that it calls have in common: they leave the
+//! arithmetic flags in the form of translated code (`Core::flags`), and say where it goes on.
 
+use super::in_place::{interpret_light, interprets_light};
 use super::jumps::translated_at_rip;
 use super::{Site, SiteKind, memos, stubs};
-use crate::blocks::{self, Decoded};
+use crate::blocks;
 use crate::fault::{Fault, vector};
-use crate::interp::{self, Delivered};
+use crate::interp::Delivered;
 use crate::mmu::Kind;
 use crate::mode::Mode;
 use crate::smp::QUIET;
@@ -43,9 +43,16 @@ pub(super) const INTERPRET: Resolved = Resolved { resume: 0, host: 0 };
 /// keeps them) and with its MXCSR: no floating point.
 pub(super) extern "C" fn resolve_memory(core: &mut Core, linear: u64, site: u32) -> Resolved {
     core.units_live = true;
-    let resolved = resolve(core, linear, site);
+    let mut resolved = resolve(core, linear, site);
+    if core.tlb.memos_emptied && resolved.resume != stubs::LEAVE {
+        resolved = INTERPRET;
+    }
+    if resolved.resume == 0 && interprets_light(core, site) {
+        let resume = interpret_light(core, site);
+        resolved = Resolved { resume: if resume == 0 { stubs::LEAVE } else { resume }, host: 0 };
+    }
     core.units_live = false;
-    if core.tlb.memos_emptied && resolved.resume != stubs::LEAVE { INTERPRET } else { resolved }
+    resolved
 }
 
 fn resolve(core: &mut Core, linear: u64, site: u32) -> Resolved {
@@ -97,57 +104,6 @@ fn resolve(core: &mut Core, linear: u64, site: u32) -> Resolved {
     INTERPRET
 }
 
-/// Interprets the instruction of a site. Returns the executable address to go on at, or 0 when the dispatcher has to look:
-/// RIP is right then.
-pub(super) extern "C" fn interpret_site(core: &mut Core, site: u32) -> u64 {
-    let Some(site) = site_at(core, site) else {
-        core.shutdown = true;
-        return 0;
-    };
-    core.rip = site.rip;
-    core.rflags = saved_to_flags(core.rflags, core.flags);
-    let end = site.rip.wrapping_add(u64::from(site.extent));
-    let mut decoded = match site.kind {
-        // SAFETY: an interpreted site's number is that of an element, and the elements do not move while translated code
-        // runs.
-        SiteKind::Interpret => Ok(unsafe { (*(core.decoded as *const Decoded).add(site.decoded as usize)).clone() }),
-        _ => blocks::fetch_one(core),
-    };
-    // A leader is interpreted with all that relies on it: forwards only, so it ends.
-    let mode = loop {
-        let from = core.rip;
-        let stepped = decoded.and_then(|decoded| {
-            core.counters.interpreted_in_place(decoded.instruction.mnemonic());
-            interp::step(core, &decoded.instruction, decoded.handler)
-        });
-        if let Err(fault) = stepped {
-            return raise(core, fault);
-        }
-        let mode = undisturbed(core);
-        if core.rip <= from || core.rip >= end || mode != Some(site.mode) {
-            break mode;
-        }
-        decoded = blocks::fetch_one(core);
-    };
-    core.flags = flags_to_saved(core.rflags);
-    let emptied = std::mem::take(&mut core.tlb.memos_emptied);
-    match mode {
-        Some(mode) if core.rip == end && site.after != 0 && mode == site.mode && !emptied => {
-            core.code_base + u64::from(site.after)
-        }
-        Some(mode) => translated_at_rip(core, mode),
-        None => 0,
-    }
-}
-
-/// The same for an instruction that does not look at vector or x87 registers: they are still live in the host's.
-pub(super) extern "C" fn interpret_site_light(core: &mut Core, site: u32) -> u64 {
-    core.units_live = true;
-    let resume = interpret_site(core, site);
-    core.units_live = false;
-    resume
-}
-
 /// Delivers a fault in the middle of translated code. Returns where its handler's translation is, or 0.
 pub(super) fn raise(core: &mut Core, fault: Fault) -> u64 {
     if let Delivered::TripleFault = core.deliver_fault(fault) {
@@ -162,7 +118,7 @@ pub(super) fn raise(core: &mut Core, fault: Fault) -> u64 {
 }
 
 /// The processor's mode, when nothing needs the dispatcher's attention. Translated code may go on then.
-fn undisturbed(core: &mut Core) -> Option<Mode> {
+pub(super) fn undisturbed(core: &mut Core) -> Option<Mode> {
     let quiet = core.poll.load(Ordering::Relaxed) == QUIET
         && core.code_map_flush == 0
         && !core.halted
@@ -176,7 +132,7 @@ fn undisturbed(core: &mut Core) -> Option<Mode> {
 }
 
 /// An interrupt or NMI waits that could be delivered now. Those that come later set the poll word.
-fn interruptible(core: &Core) -> bool {
+pub(super) fn interruptible(core: &Core) -> bool {
     let Some(lapic) = &core.lapic else { return false };
     let pending = lapic.pending();
     core.rflags & flag::IF != 0 && pending.contains(Pending::INTR) || !core.nmi_masked && pending.contains(Pending::NMI)

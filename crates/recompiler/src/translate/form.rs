@@ -273,6 +273,7 @@ fn class(instruction: &Instruction, mode: Mode) -> Class {
         Bt | Btc | Btr | Bts => bit_test(instruction),
         Rdtsc if mode.rdtsc() => Class::Rule,
         Rdtscp if mode.rdtsc() && host_has(CpuidFeature::RDTSCP) => Class::Rule,
+        Cpuid => Class::Rule,
         Cli | Sti | Swapgs if mode.ring_0() => Class::Rule,
         Sysretq if mode.ring_0() && mode.long() => Class::Rule,
         Stac | Clac if mode.ring_0() && mode.smap() && mode.long() => Class::Rule,

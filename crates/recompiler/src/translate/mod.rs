@@ -6,11 +6,13 @@
 //! blocks and runs them.
 
 mod asm;
+mod attend;
 mod callbacks;
 mod encode;
 mod flags;
 mod form;
 mod groups;
+mod in_place;
 mod jumps;
 #[cfg(test)]
 mod lockstep;
@@ -41,6 +43,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use stubs::{Stubs, Vectors, exit};
+
+pub use in_place::InPlace;
 
 /// Bytes of host code one vCPU keeps before it starts afresh.
 const CODE_SIZE: usize = 48 << 20;
@@ -288,6 +292,8 @@ impl Translator {
         core.sites = self.records.sites.as_ptr() as u64;
         core.decoded = self.records.decoded.as_ptr() as u64;
         core.site_count = self.records.sites.len() as u32;
+        core.links = self.records.links.as_ptr() as u64;
+        core.link_count = self.records.links.len() as u32;
         core.leaders = self.records.leaders.as_mut_ptr() as u64;
         core.leader_count = self.records.leaders.len() as u32;
         core.flags = flags_to_saved(core.rflags);
@@ -367,6 +373,7 @@ impl Translator {
         }
         core.far_jumps.fill(FarJump::EMPTY);
         core.mode_numbers.clear();
+        core.in_place = Box::default();
         core.code_map_flush = 2;
     }
 

@@ -2,10 +2,10 @@
 
 use super::flags;
 use super::operand::{effective_offset, load, memory, read_linear, read_register, size, store, write_register};
+use crate::interp::barrier;
 use crate::mmu::Kind;
 use crate::state::{Core, Executed, flag};
 use iced_x86::{Instruction, Mnemonic, Register};
-use std::sync::atomic::{Ordering, fence};
 
 pub(super) fn mov(core: &mut Core, instruction: &Instruction) -> Executed {
     let value = load(core, instruction, 1)?;
@@ -124,11 +124,9 @@ pub(super) fn pause(_: &mut Core, _: &Instruction) -> Executed {
     Ok(())
 }
 
-/// LFENCE, SFENCE, MFENCE: one full fence serves all, with an LFENCE behind it, which RDTSC waits for.
+/// LFENCE, SFENCE, MFENCE, SERIALIZE: the strongest serves all.
 pub(super) fn memory_fence(_: &mut Core, _: &Instruction) -> Executed {
-    fence(Ordering::SeqCst);
-    // SAFETY: every x86-64 processor has SSE2.
-    unsafe { std::arch::x86_64::_mm_lfence() };
+    barrier();
     Ok(())
 }
 

@@ -140,6 +140,7 @@ impl Core {
             self.pdpte = self.read_pdptes(self.cr3)?;
         }
         self.cr4 = value;
+        self.forget_cpuid();
         if changed & PAGING != 0 {
             self.flush_tlb(false);
         }
@@ -467,5 +468,6 @@ pub(super) fn xsetbv(core: &mut Core, _: &Instruction) -> Executed {
         return Err(Fault::GP0);
     }
     core.xcr0 = value;
+    core.forget_cpuid();
     Ok(())
 }

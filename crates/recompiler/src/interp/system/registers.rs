@@ -2,6 +2,7 @@
 
 use super::segment::privileged;
 use crate::fault::Fault;
+use crate::interp::barrier;
 use crate::interp::integer::operand;
 use crate::state::{Core, Executed, cr4};
 use hv::Gpr;
@@ -31,9 +32,10 @@ pub(super) fn wrmsr(core: &mut Core, _: &Instruction) -> Executed {
 
 /// CPUID.
 pub(super) fn cpuid(core: &mut Core, _: &Instruction) -> Executed {
+    barrier();
     let leaf = core.gpr[Gpr::Rax as usize] as u32;
     let subleaf = core.gpr[Gpr::Rcx as usize] as u32;
-    let [eax, ebx, ecx, edx] = core.query_cpuid(leaf, subleaf);
+    let [eax, ebx, ecx, edx] = core.cpuid(leaf, subleaf);
     core.gpr[Gpr::Rax as usize] = u64::from(eax);
     core.gpr[Gpr::Rbx as usize] = u64::from(ebx);
     core.gpr[Gpr::Rcx as usize] = u64::from(ecx);

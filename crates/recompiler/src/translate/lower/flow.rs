@@ -353,7 +353,11 @@ impl Lowering<'_> {
                     }
                     asm.raw(&[0xB9]);
                     asm.dword(link);
-                    asm.jmp(if poll { self.stubs.poll } else { self.stubs.link });
+                    asm.jmp(match (poll, self.mode.light()) {
+                        (false, _) => self.stubs.link,
+                        (true, true) => self.stubs.attend,
+                        (true, false) => self.stubs.poll,
+                    });
                 }
                 Cold::Indirect { from, site } => {
                     from.into_iter().for_each(|fixup| asm.bind(fixup));

@@ -328,6 +328,7 @@ impl<'a> Lowering<'a> {
             Cmpxchg => self.compare_exchange(instruction, planner, bytes, flags)?,
             Cmpxchg8b | Cmpxchg16b => self.compare_exchange_pair(instruction, bytes, flags)?,
             Rdtsc | Rdtscp => self.time_stamp(instruction, flags),
+            Cpuid => self.cpuid(instruction, flags),
             Cli => self.clear_interrupt_flag(flags),
             Sti => self.set_interrupt_flag(instruction, flags),
             Cld | Std => self.set_direction(instruction, flags),

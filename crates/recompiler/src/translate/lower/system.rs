@@ -4,6 +4,7 @@
 use super::flow::Cold;
 use super::memo::TABLE;
 use super::{HOMES, Lowering, Unfit, place};
+use crate::cpuid::{CpuidMemo, CpuidMemos};
 use crate::interp;
 use crate::interp::system::fast_call;
 use crate::mode::Mode;
@@ -15,6 +16,7 @@ use crate::translate::flags::Use;
 use crate::translate::form::{Memory, general};
 use hv::{Segment, SegmentRegister};
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
+use std::mem::offset_of;
 
 impl Lowering<'_> {
     /// Leaves an instruction to the interpreter.
@@ -33,8 +35,13 @@ impl Lowering<'_> {
     /// The stub that interprets an instruction: where it can neither see nor raise anything of the vector units and x87,
     /// with their state left in the registers.
     fn interpreting_stub(&self, instruction: &Instruction) -> u64 {
-        let light = self.mode.light() && !interp::uses_units(instruction);
-        if light { self.stubs.interpret_light } else { self.stubs.interpret }
+        if !self.mode.light() || interp::uses_units(instruction) {
+            self.stubs.interpret
+        } else if interp::steady(instruction) {
+            self.stubs.interpret_steady
+        } else {
+            self.stubs.interpret_light
+        }
     }
 
     /// Behind the block: `site`'s instruction is interpreted, as its operands were found unfit for the host.
@@ -59,6 +66,34 @@ impl Lowering<'_> {
         if with_aux {
             asm.op(false, &[0x8B], HOMES[1], Rm::Gs(layout::TSC_AUX));
         }
+    }
+
+    /// CPUID, where it gave the same lately.
+    pub(super) fn cpuid(&mut self, instruction: &Instruction, flags: Use) {
+        self.before_clobber(flags.live_in);
+        let site = self.site(instruction, SiteKind::Interpret, 0, false);
+        let memo = |field: usize| Rm::GsIndexed { base: host::RAX, displacement: layout::CPUID_MEMOS + field as u32 };
+        let registers = offset_of!(CpuidMemo, registers);
+        let (rax, rcx) = (HOMES[0], HOMES[1]);
+        let asm = &mut self.asm;
+        // What is behind waits for all in front: lock or dword gs:[..], 0, and an LFENCE below.
+        asm.raw(&[0xF0]);
+        asm.group1(false, 1, Rm::Gs(layout::SCRATCH), 0);
+        asm.mov32(host::RAX, rax);
+        asm.op(false, &[0x03], host::RAX, Rm::Register(rcx));
+        // shl eax, log2 of a memo's size
+        asm.raw(&[0xC1, 0xE0, size_of::<CpuidMemo>().ilog2() as u8]);
+        asm.group1(false, 4, Rm::Register(host::RAX), (size_of::<CpuidMemos>() - size_of::<CpuidMemo>()) as i32);
+        asm.op(false, &[0x3B], rax, memo(offset_of!(CpuidMemo, leaf)));
+        let other_leaf = asm.jcc_forward(condition::NE);
+        asm.op(false, &[0x3B], rcx, memo(offset_of!(CpuidMemo, subleaf)));
+        let other_subleaf = asm.jcc_forward(condition::NE);
+        asm.raw(&[0x0F, 0xAE, 0xE8]);
+        for (place, register) in [(4, HOMES[3]), (8, rcx), (12, host::RDX), (0, rax)] {
+            asm.op(false, &[0x8B], register, memo(registers + place));
+        }
+        self.unfit(instruction, vec![other_leaf, other_subleaf], site);
+        self.finish_site(site);
     }
 
     pub(super) fn clear_interrupt_flag(&mut self, flags: Use) {

@@ -261,10 +261,11 @@ fn exception(asm: &mut Asm, end: u64, setting: &Setting) -> u64 {
     start
 }
 
-/// RAX = the linear address of page EAX, whose entry is at R9 + 8 RAX, drops its translation.
+/// RAX = the linear address of page EAX, whose entry is at R9 + 8 RAX, drops its translation. The stack may be on that page
+/// and is not looked at: until it is dropped, nobody knows which translation counts.
 fn drop_page(asm: &mut Asm) {
     asm.raw(&[0x48, 0xC1, 0xE0, 12]); // shl rax, 12
-    asm.op(true, &[0x03], RAX, at(RSP, 0));
+    asm.op(true, &[0x03], RAX, reg(host::R12));
     invlpg(asm);
 }
 
@@ -375,7 +376,6 @@ fn system_call(asm: &mut Asm, end: u64) -> u64 {
     body(asm, call::NOTHING, &mut |_| {});
     let finish = asm.here();
     finished.into_iter().for_each(|fixup| asm.bind_to(fixup, finish));
-    asm.group1(true, 0, reg(RSP), 8);
     asm.group1(false, 7, at(RSP, ERROR - 8), CALL as i32);
     let fast = asm.jcc_forward(condition::NE);
     leave(asm);
@@ -391,8 +391,7 @@ fn system_call(asm: &mut Asm, end: u64) -> u64 {
     asm.group1(false, 4, reg(RAX), 15);
     asm.raw(&[0x0F, 0x20, 0xDE]); // mov rsi, cr3
     asm.lea(R9, at(RSI, TABLE as i32));
-    asm.load(RBX, variable(USER_BASE));
-    asm.raw(&[0x53]); // push rbx
+    asm.load(host::R12, variable(USER_BASE));
     for (number, target) in (0..).zip(bodies) {
         asm.group1(false, 7, reg(RAX), number);
         jcc(asm, condition::E, target);

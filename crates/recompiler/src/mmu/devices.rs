@@ -1,0 +1,69 @@
+//! Translations of pages that no RAM is behind, which the TLB has no place for: registers of devices.
+
+use super::{Kind, Translation};
+use crate::tlb::View;
+
+/// Pages that are kept, by their numbers.
+const KEPT: usize = 8;
+
+/// No linear address ends in this.
+const NOTHING: u64 = u64::MAX;
+
+#[derive(Clone, Copy)]
+struct Kept {
+    /// Linear address of the page, and the view.
+    tag: u64,
+    found: Translation,
+}
+
+/// A few translations of one vCPU.
+pub struct DevicePages([Kept; KEPT]);
+
+impl Default for DevicePages {
+    fn default() -> Self {
+        let found = Translation { physical: 0, writable: false, global: false, page_size: 4096 };
+        DevicePages([Kept { tag: NOTHING, found }; KEPT])
+    }
+}
+
+fn slot(linear: u64) -> usize {
+    (linear >> 12) as usize % KEPT
+}
+
+fn tag(view: View, linear: u64) -> u64 {
+    linear & !0xFFF | view as u64
+}
+
+impl DevicePages {
+    /// What an access found before, when it is allowed to now.
+    #[inline]
+    pub fn lookup(&self, view: View, linear: u64, kind: Kind) -> Option<Translation> {
+        let kept = &self.0[slot(linear)];
+        let allowed = match kind {
+            Kind::Read => true,
+            Kind::Write => kept.found.writable,
+            Kind::Fetch => false,
+        };
+        let found = Translation { physical: kept.found.physical | linear & 0xFFF, ..kept.found };
+        (kept.tag == tag(view, linear) && allowed).then_some(found)
+    }
+
+    /// Keeps what an access of data found.
+    pub fn keep(&mut self, view: View, linear: u64, found: Translation) {
+        let found = Translation { physical: found.physical & !0xFFF, ..found };
+        self.0[slot(linear)] = Kept { tag: tag(view, linear), found };
+    }
+
+    /// Drops everything, or everything but global pages.
+    pub fn flush(&mut self, keep_global: bool) {
+        self.0.iter_mut().filter(|kept| !(keep_global && kept.found.global)).for_each(|kept| kept.tag = NOTHING);
+    }
+
+    /// Drops one linear page.
+    pub fn flush_page(&mut self, linear: u64) {
+        let kept = &mut self.0[slot(linear)];
+        if (kept.tag ^ linear) >> 12 == 0 {
+            kept.tag = NOTHING;
+        }
+    }
+}
