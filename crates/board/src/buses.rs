@@ -334,6 +334,25 @@ mod tests {
     }
 
     #[test]
+    fn each_address_finds_its_own_device_in_any_order() {
+        let buses = Buses::new();
+        // Ranges of 1 to 7 ports, some of them side by side.
+        let ranges: Vec<(u64, u64)> = (0..200).map(|number| (number * 8, number * 8 + number % 7)).collect();
+        for &(first, last) in &ranges {
+            buses.insert_port(first as u16..=last as u16, Ramp::new("ramp", 1, 1)).unwrap();
+            buses.insert_mmio(first << 12..=last << 12, Ramp::new("ramp", 1, 1)).unwrap();
+        }
+        for step in (0..10_000u64).map(|step| step * 7919 % 1600) {
+            let answers = ranges.iter().find(|range| (range.0..=range.1).contains(&step));
+            let expected = answers.map_or(0xFF, |range| (step - range.0) as u8);
+            assert_eq!(buses.pio_read(step as u16, 1), u32::from(expected), "port {step:#x}");
+            let mut byte = [0];
+            buses.mmio_read(step << 12, &mut byte);
+            assert_eq!(byte[0], answers.map_or(0xFF, |_| 0), "address {step:#x}000");
+        }
+    }
+
+    #[test]
     fn unclaimed_reads_are_all_ones() {
         let buses = Buses::new();
         assert_eq!(buses.pio_read(0x123, 1), 0xFF);

@@ -438,6 +438,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Bits;
     use crate::testing;
 
     #[test]
@@ -527,6 +528,33 @@ mod tests {
             assert_eq!(none.as_shown(decode(bytes)).code(), decode(bytes).code());
         }
         assert_eq!(all.as_shown(decode(&[0xC4, 0xE2, 0x7D, 0xDC, 0xC1])).code(), Code::INVALID);
+    }
+
+    #[test]
+    fn a_memo_answers_until_what_cpuid_shows_has_changed() {
+        let mut core = testing::core(Bits::B64, 0);
+        let ask = [0xB8, 1, 0, 0, 0, 0x31, 0xC9, 0x0F, 0xA2]; // mov eax, 1; xor ecx, ecx; cpuid
+        let program = [
+            &ask[..],
+            &ask,
+            &[0x41, 0x89, 0xC8],           // mov r8d, ecx
+            &[0x0F, 0x20, 0xE0],           // mov rax, cr4
+            &[0x48, 0x0F, 0xBA, 0xF8, 18], // btc rax, OSXSAVE
+            &[0x0F, 0x22, 0xE0],           // mov cr4, rax
+            &ask,
+            &[0x41, 0x89, 0xC9],                          // mov r9d, ecx
+            &[0xB9, 17, 0, 0, 0, 0x31, 0xC0, 0x0F, 0xA2], // mov ecx, 17; xor eax, eax; cpuid: the same memo's place
+            &ask,
+            &[0xF4], // hlt
+        ];
+        core.memory.write(testing::CODE, &program.concat()).expect("RAM");
+        let mut vcpu = crate::RecompilerVcpu::new(core, std::sync::Arc::new(testing::NoKick)).expect("a translator");
+        vcpu.translate_after(0);
+        assert!(matches!(hv::Vcpu::run(&mut vcpu), Ok(hv::Exit::Halted)));
+        let core = &vcpu.core;
+        assert_eq!(core.gpr[8] ^ core.gpr[9], u64::from(leaf1_ecx::OSXSAVE));
+        assert_eq!(core.gpr[1], core.gpr[9]);
+        assert_eq!([0, 3, 1, 2].map(|register| core.gpr[register] as u32), core.query_cpuid(1, 0));
     }
 
     #[test]

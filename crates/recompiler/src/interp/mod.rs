@@ -42,7 +42,22 @@ pub fn steady(instruction: &Instruction) -> bool {
     use Mnemonic::*;
     matches!(
         instruction.mnemonic(),
-        In | Out | Cpuid | Rdmsr | Rdtsc | Rdtscp | Invlpg | Xgetbv | Sgdt | Sidt | Sldt | Str | Smsw | Lar | Lsl | Verr | Verw
+        In | Out
+            | Cpuid
+            | Rdmsr
+            | Rdtsc
+            | Rdtscp
+            | Invlpg
+            | Xgetbv
+            | Sgdt
+            | Sidt
+            | Sldt
+            | Str
+            | Smsw
+            | Lar
+            | Lsl
+            | Verr
+            | Verw
     )
 }
 

@@ -6,7 +6,7 @@ use crate::tlb::View;
 /// Pages that are kept, by their numbers.
 const KEPT: usize = 8;
 
-/// No linear address ends in this.
+/// No tag: there are fewer views.
 const NOTHING: u64 = u64::MAX;
 
 #[derive(Clone, Copy)]
@@ -65,5 +65,58 @@ impl DevicePages {
         if (kept.tag ^ linear) >> 12 == 0 {
             kept.tag = NOTHING;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = 0xFEE0_0000;
+
+    fn kept(writable: bool, global: bool) -> DevicePages {
+        let mut pages = DevicePages::default();
+        pages.keep(
+            View::Supervisor,
+            PAGE + 0x300,
+            Translation { physical: PAGE + 0x1300, writable, global, page_size: 4096 },
+        );
+        pages
+    }
+
+    fn physical(pages: &DevicePages, view: View, linear: u64, kind: Kind) -> Option<u64> {
+        pages.lookup(view, linear, kind).map(|found| found.physical)
+    }
+
+    #[test]
+    fn a_page_is_found_for_what_was_allowed_and_nobody_else() {
+        let pages = kept(false, false);
+        assert_eq!(physical(&pages, View::Supervisor, PAGE + 0xB0, Kind::Read), Some(PAGE + 0x10B0));
+        assert_eq!(physical(&pages, View::Supervisor, PAGE + 0xB0, Kind::Write), None);
+        assert_eq!(physical(&pages, View::Supervisor, PAGE + 0xB0, Kind::Fetch), None);
+        assert_eq!(physical(&pages, View::User, PAGE + 0xB0, Kind::Read), None);
+        assert_eq!(physical(&pages, View::Supervisor, PAGE + 0x1000, Kind::Read), None);
+        assert_eq!(physical(&pages, View::Supervisor, PAGE + (KEPT as u64) * 4096, Kind::Read), None);
+        assert_eq!(physical(&kept(true, false), View::Supervisor, PAGE, Kind::Write), Some(PAGE + 0x1000));
+        assert_eq!(physical(&DevicePages::default(), View::User, 0, Kind::Read), None);
+        assert_eq!(physical(&DevicePages::default(), View::User, u64::MAX, Kind::Read), None);
+    }
+
+    #[test]
+    fn flushes_drop_what_they_name() {
+        let found = |pages: &DevicePages| physical(pages, View::Supervisor, PAGE, Kind::Read).is_some();
+        for (keep_global, global, stays) in
+            [(false, false, false), (false, true, false), (true, false, false), (true, true, true)]
+        {
+            let mut pages = kept(true, global);
+            pages.flush(keep_global);
+            assert_eq!(found(&pages), stays, "{keep_global} {global}");
+        }
+        let mut pages = kept(true, true);
+        pages.flush_page(PAGE + 0x1000);
+        pages.flush_page(PAGE + (KEPT as u64) * 4096);
+        assert!(found(&pages));
+        pages.flush_page(PAGE + 0xFFF);
+        assert!(!found(&pages));
     }
 }

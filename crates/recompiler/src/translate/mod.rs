@@ -373,7 +373,7 @@ impl Translator {
         }
         core.far_jumps.fill(FarJump::EMPTY);
         core.mode_numbers.clear();
-        core.in_place = Box::default();
+        *core.in_place = InPlace::default();
         core.code_map_flush = 2;
     }
 

@@ -29,28 +29,73 @@ impl Peeked {
 /// Looks behind the last instruction of a block, and has stores to what was looked at noticed from then on.
 pub fn behind(core: &mut Core, key: Key, last: &Instruction) -> Peeked {
     let Some(ways) = ways(last).filter(|_| key.mode.long() && key.second.is_none()) else { return Peeked::nothing() };
-    let page = key.offset & !0xFFF;
-    let Some(physical) = core.memory.address_of(page) else { return Peeked::nothing() };
-    let mut bytes = [0; 4096];
-    core.physical_read(physical, &mut bytes);
-    let start = key.rip.wrapping_sub(key.offset & 0xFFF);
-    let mut walk = Walk { model: &core.cpuid.clone(), bytes: &bytes, start, seen: Vec::new() };
+    let page = Page::of(core, key);
+    let mut walk = Walk { model: &core.cpuid, page: &page, seen: Vec::new() };
     let wanted = ways.into_iter().flatten().fold(0, |wanted, rip| wanted | walk.from(rip));
     if wanted == ALL {
         return Peeked::nothing();
     }
     let seen = walk.seen;
-    for &(at, size) in &seen {
+    let pieces = pieces(&seen);
+    for &(at, size) in &pieces {
         let (shared, memory, mut party) = core.smp();
-        shared.register_code(&mut party, memory, page + at as u64, size as u64);
+        shared.register_code(&mut party, memory, page.offset + at, size);
     }
     // A store that came since the bytes were read shows now.
-    let mut again = [0; 4096];
-    core.physical_read(physical, &mut again);
-    if seen.iter().any(|&(at, size)| again[at..at + size] != bytes[at..at + size]) {
+    if seen.iter().any(|seen| page.read(seen.at).0[..seen.size] != seen.bytes[..seen.size]) {
         return Peeked::nothing();
     }
-    Peeked { wanted, pieces: seen.into_iter().map(|(at, size)| (page + at as u64, size as u64)).collect() }
+    Peeked { wanted, pieces: pieces.into_iter().map(|(at, size)| (page.offset + at, size)).collect() }
+}
+
+/// The parts of the page that instructions lie in, as offset and size.
+fn pieces(seen: &[Seen]) -> Vec<(u64, u64)> {
+    let mut pieces: Vec<(u64, u64)> = Vec::new();
+    for &Seen { at, size, .. } in seen {
+        let (at, size) = (at as u64, size as u64);
+        match pieces.last_mut() {
+            Some((first, length)) if *first + *length == at => *length += size,
+            _ => pieces.push((at, size)),
+        }
+    }
+    pieces
+}
+
+/// The page of a block.
+struct Page {
+    /// Its place in the RAM file.
+    offset: u64,
+    /// Its place in this process.
+    host: *const u8,
+    /// Instruction pointer of its first byte.
+    start: u64,
+}
+
+impl Page {
+    fn of(core: &Core, key: Key) -> Self {
+        let offset = key.offset & !0xFFF;
+        assert!(offset < core.memory.size(), "a block is in the RAM file");
+        let host = core.memory.base().wrapping_add(offset as usize);
+        Page { offset, host, start: key.rip.wrapping_sub(key.offset & 0xFFF) }
+    }
+
+    /// At most the bytes of one instruction, and how many there are before the page ends.
+    fn read(&self, at: usize) -> ([u8; 15], usize) {
+        let mut bytes = [0; 15];
+        let count = bytes.len().min(4096usize.saturating_sub(at));
+        // SAFETY: within a page of the RAM file, which stays mapped. Other vCPUs may write there meanwhile: whoever relies on
+        // the bytes reads them twice.
+        unsafe { std::ptr::copy_nonoverlapping(self.host.wrapping_add(at), bytes.as_mut_ptr(), count) };
+        (bytes, count)
+    }
+}
+
+/// An instruction that was looked at.
+struct Seen {
+    /// Offset in the page.
+    at: usize,
+    size: usize,
+    bytes: [u8; 15],
 }
 
 /// Where an instruction at the end of a block leads; `None` where that is not known.
@@ -67,35 +112,27 @@ fn ways(last: &Instruction) -> Option<[Option<u64>; 2]> {
 
 struct Walk<'a> {
     model: &'a CpuModel,
-    /// The page.
-    bytes: &'a [u8; 4096],
-    /// Instruction pointer of its first byte.
-    start: u64,
-    /// Pieces of the page that were looked at.
-    seen: Vec<(usize, usize)>,
+    page: &'a Page,
+    seen: Vec<Seen>,
 }
 
 impl Walk<'_> {
     /// The flags that code wants.
     fn from(&mut self, mut rip: u64) -> Flags {
         let (mut wanted, mut killed) = (0, 0);
-        let mut piece: Option<(usize, usize)> = None;
         for _ in 0..MOST {
-            let at = rip.wrapping_sub(self.start);
-            let Some(bytes) = usize::try_from(at).ok().and_then(|at| self.bytes.get(at..)) else { break };
-            let decoded = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode();
+            let at = rip.wrapping_sub(self.page.start);
+            if at >= 4096 {
+                break;
+            }
+            let at = at as usize;
+            let (bytes, count) = self.page.read(at);
+            let decoded = Decoder::with_ip(64, &bytes[..count], rip, DecoderOptions::NONE).decode();
             let instruction = self.model.as_shown(decoded);
             if instruction.is_invalid() {
                 break;
             }
-            let (at, size) = (at as usize, instruction.len());
-            piece = match piece {
-                Some((first, length)) if first + length == at => Some((first, length + size)),
-                before => {
-                    self.seen.extend(before);
-                    Some((at, size))
-                }
-            };
+            self.seen.push(Seen { at, size: instruction.len(), bytes });
             let used = of(&instruction);
             wanted |= used.0 & !killed;
             killed |= used.1;
@@ -107,7 +144,6 @@ impl Walk<'_> {
                 _ => break,
             }
         }
-        self.seen.extend(piece);
         wanted | ALL & !killed
     }
 }
@@ -122,5 +158,73 @@ fn of(instruction: &Instruction) -> (Flags, Flags) {
         (used.reads | used.writes, 0)
     } else {
         (used.reads, used.writes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Bits;
+    use crate::testing::{self, CODE, DATA, NoKick};
+    use crate::vcpu::RecompilerVcpu;
+    use hv::{Exit, Vcpu};
+    use std::sync::Arc;
+
+    const NOP: u8 = 0x90;
+
+    /// What is wanted behind a jump to some code.
+    fn wanted(code: &[u8]) -> Flags {
+        let mut core = testing::core(Bits::B64, 0);
+        core.memory.write(CODE, &[&[0xEB, 0], code].concat()).expect("RAM");
+        let key = Key { offset: CODE, rip: CODE, mode: crate::mode::Mode::of(&core), second: None };
+        let jump = Decoder::with_ip(64, &[0xEB, 0], CODE, DecoderOptions::NONE).decode();
+        behind(&mut core, key, &jump).wanted
+    }
+
+    #[test]
+    fn flags_are_wanted_until_they_are_overwritten() {
+        use iced_x86::RflagsBits as F;
+        assert_eq!(wanted(&[0x48, 0x01, 0xD8]), 0); // add rax, rbx
+        assert_eq!(wanted(&[0x89, 0xD8, 0x48, 0x39, 0xD8]), 0); // mov eax, ebx; cmp rax, rbx
+        assert_eq!(wanted(&[0xEB, 2, 0xF4, 0xF4, 0x48, 0x39, 0xD8]), 0); // jmp over two HLTs; cmp rax, rbx
+        assert_eq!(wanted(&[0x0F, 0x94, 0xC0, 0x39, 0xD8]), F::ZF); // sete al; cmp eax, ebx
+        assert_eq!(wanted(&[0xFF, 0xC0, 0x39, 0xD8]), 0); // inc eax, which leaves CF; cmp eax, ebx
+        assert_eq!(wanted(&[0x72, 0, 0x39, 0xD8]), ALL); // jb to the next instruction: no further
+        assert_eq!(wanted(&[0xFF, 0xC0, 0xC3]), F::CF); // inc eax; ret
+        assert_eq!(wanted(&[0xF4]), ALL); // hlt
+        assert_eq!(wanted(&[&[NOP; MOST][..], &[0x39, 0xD8]].concat()), ALL);
+        assert_eq!(wanted(&[0x06]), ALL); // no instruction
+    }
+
+    #[test]
+    fn a_block_is_translated_afresh_when_what_was_behind_it_changes() {
+        // The compare leaves flags that the code behind the jump overwrites, until a store has made that read them.
+        let code = [
+            &[0xB9, 4, 0, 0, 0][..],         // mov ecx, 4
+            &[0x83, 0xF9, 3],                // again: cmp ecx, 3
+            &[0xEB, 0],                      // jmp
+            &[0x39, 0xC0, NOP],              // cmp eax, eax; nop: later 0F 92 C3, setb bl
+            &[0x88, 0x5C, 0x0D, 0],          // mov [rbp + rcx], bl
+            &[0x48, 0x8B, 0x7C, 0xCD, 64],   // mov rdi, [rbp + 8 * rcx + 64]
+            &[0x66, 0xC7, 0x07, 0x0F, 0x92], // mov word [rdi], 0F 92
+            &[0xC6, 0x47, 0x02, 0xC3],       // mov byte [rdi + 2], C3
+            &[0xFF, 0xC9],                   // dec ecx
+            &[0x75, 0xE2],                   // jnz again
+            &[0xF4],                         // hlt
+        ]
+        .concat();
+        let mut core = testing::core(Bits::B64, 0);
+        core.memory.write(CODE, &code).expect("RAM");
+        core.gpr[3] = 0x77;
+        core.gpr[5] = DATA;
+        for (ecx, place) in [(1, DATA + 512), (2, DATA + 512), (3, CODE + 10), (4, DATA + 512)] {
+            core.memory.write(DATA + 64 + 8 * ecx, &place.to_le_bytes()).expect("RAM");
+        }
+        let mut vcpu = RecompilerVcpu::new(core, Arc::new(NoKick)).expect("a translator");
+        vcpu.translate_after(0);
+        assert!(matches!(vcpu.run(), Ok(Exit::Halted)));
+        let mut found = [0; 5];
+        vcpu.core.memory.read(DATA, &mut found).expect("RAM");
+        assert_eq!(found, [0, 1, 1, 0x77, 0x77]);
     }
 }

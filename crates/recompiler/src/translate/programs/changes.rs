@@ -12,7 +12,8 @@ impl Builder<'_> {
     pub(super) fn odd(&mut self) {
         match self.below(if self.setting.ring == 0 { 17 } else { 12 }) {
             0 => {
-                self.asm.mov_imm(0, [0, 1, 7][self.random.below(3) as usize]);
+                // Not leaf 1, which tells whether there is a local APIC.
+                self.asm.mov_imm(0, [0, 4, 7][self.random.below(3) as usize]);
                 self.asm.raw(&[0x31, 0xC9, 0x0F, 0xA2]); // xor ecx, ecx; cpuid
                 self.point(3, 8);
             }

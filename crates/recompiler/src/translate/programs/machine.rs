@@ -26,8 +26,10 @@ const IDT: u64 = 0x1_1000;
 const TSS: u64 = 0x1_2000;
 /// The kernel's variables.
 pub(super) const VARIABLES: u64 = 0x1_3000;
-/// The stacks of the kernel: of system calls and interrupts, of page faults, of other exceptions.
+/// The stacks of the kernel: of system calls, of page faults, of other exceptions.
 pub(super) const STACKS: [u64; 3] = [0x1_5000, 0x1_6000, 0x1_7000];
+/// The stack of interrupts, in the page of the first.
+const INTERRUPT_STACK: u64 = 0x1_4800;
 const KERNEL: u64 = 0x1_8000;
 /// The log.
 pub(super) const LOG: u64 = 0x2_0000;
@@ -62,6 +64,7 @@ pub(super) const DATA0: u16 = 0x10;
 pub(super) const DATA3: u16 = 0x23;
 pub(super) const CODE3: u16 = 0x2B;
 const TASK: u16 = 0x30;
+const INTERRUPT: u64 = super::ringer::VECTOR as u64;
 
 /// What is chosen once for a program.
 #[derive(Clone, Copy, Debug)]
@@ -190,12 +193,15 @@ pub(super) fn core(setting: &Setting, random: &mut Random) -> Box<Core> {
     put(&core, TSS + 4, STACKS[0]);
     put(&core, TSS + 36, STACKS[1]);
     put(&core, TSS + 44, STACKS[2]);
+    put(&core, TSS + 52, INTERRUPT_STACK);
     for (vector, &offset) in (0..).zip(&kernel.vectors) {
         let (level, stack) = match vector {
             kernel::CALL => (3, 0),
             14 => (0, 1),
+            INTERRUPT => (0, 3),
             _ => (0, 2),
         };
+        let offset = if vector == INTERRUPT { kernel.interrupt } else { offset };
         let gate =
             offset & 0xFFFF | (offset >> 16) << 48 | u64::from(CODE0) << 16 | stack << 32 | (0x8E | level << 5) << 40;
         put(&core, IDT + vector * 16, gate);

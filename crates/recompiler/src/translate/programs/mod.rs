@@ -10,6 +10,7 @@ mod code;
 mod kernel;
 mod machine;
 mod pieces;
+mod ringer;
 
 use super::lockstep;
 use crate::blocks::{self, Decoded};
@@ -23,6 +24,7 @@ use code::Program;
 use hv::{Exit, Vcpu};
 use iced_x86::{CpuidFeature, Instruction, Mnemonic, RflagsBits};
 use machine::{LOG, ROOTS, STACKS, Setting};
+use ringer::Ringer;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -135,34 +137,41 @@ fn defined(instruction: &Instruction, undefined: u32) -> Option<u32> {
 }
 
 /// A program run by a vCPU that translates what it met this often. `disturbed`: others want it to stop all the time, drop its
-/// code, and look at its pages afresh, none of which the program may notice.
+/// code, look at its pages afresh, and interrupt it, none of which the program may notice.
 fn run_program(seed: u64, after: u32, disturbed: bool) -> RecompilerVcpu {
-    let core = machine(seed);
+    let mut core = machine(seed);
     let (shared, id) = (core.shared.clone(), core.id);
-    let mut vcpu = RecompilerVcpu::new(core, crate::vm::kicker(&shared, id)).expect("a translator");
+    let kick = crate::vm::kicker(&shared, id);
+    let ringer = Ringer::new(kick.clone());
+    if disturbed {
+        core.lapic = Some(ringer.clone());
+    }
+    let mut vcpu = RecompilerVcpu::new(core, kick.clone()).expect("a translator");
     vcpu.translate_after(after);
-    let kick = vcpu.kicker();
     let (done, wait) = mpsc::channel::<()>();
     let other = std::thread::spawn(move || {
         let mut random = Random(seed | 1);
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
-            let pause = if disturbed { Duration::from_micros(random.below(50)) } else { PATIENCE };
+            let pause = if disturbed { Duration::ZERO } else { PATIENCE };
             if wait.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
+            (0..random.below(1000)).for_each(|_| std::hint::spin_loop());
             let page = random.below(machine::POOL >> 12) + 16;
             match random.below(8) {
                 0 => drop(shared.mailbox(id).post(Request::Everything)),
                 1 => drop(shared.mailbox(id).post(Request::Protect { page })),
                 2..=3 => drop(shared.mailbox(id).post(Request::Invalidate { offset: page << 12, size: 4096 })),
+                4..=6 => ringer.ring(),
                 _ => kick.kick(),
             }
         }
         kick.kick();
     });
     let start = Instant::now();
-    while let Exit::Kicked = vcpu.run().expect("a run") {
+    // The kernel halts with interrupts off, at the end.
+    while let (Exit::Kicked, false) = (vcpu.run().expect("a run"), vcpu.core.halted) {
         assert!(start.elapsed() < PATIENCE, "seed {seed} translated after {after} does not end");
     }
     drop(done);
@@ -222,7 +231,7 @@ fn random_programs_end_as_interpreted() {
     let count = environment("WIRT_LOCKSTEP_N", 600);
     let first = environment("WIRT_LOCKSTEP_SEED", 1);
     let (mut run, mut ended, mut faulted, mut failures) = (0, 0, 0, 0);
-    let (mut instructions, mut in_rust, mut faults) = (0, 0, 0);
+    let (mut instructions, mut in_rust, mut faults, mut interrupts) = (0, 0, 0, 0);
     for seed in first..first + count {
         let Some((core, steps)) = stepped(seed) else { continue };
         let expected = outcome(&core);
@@ -237,6 +246,7 @@ fn random_programs_end_as_interpreted() {
             if after == 0 {
                 in_rust += interpreted(&vcpu);
             }
+            interrupts += vcpu.core.counters.interrupts;
             let differences = differences(&expected, &outcome(&vcpu.core));
             if !differences.is_empty() {
                 failures += 1;
@@ -251,9 +261,10 @@ fn random_programs_end_as_interpreted() {
     eprintln!(
         "{run} of {count} random programs compared, {ended} came to their end, {faulted} took page faults ({faults})"
     );
-    eprintln!("{instructions} instructions, {in_rust} of them in Rust");
+    eprintln!("{instructions} instructions, {in_rust} of them in Rust; {interrupts} interrupts");
     assert_eq!(failures, 0, "programs that end differently when translated");
     assert!(run > count / 2 && ended > run / 2 && faulted > run / 2, "the programs are too tame, or too wild");
+    assert!(interrupts > run, "the programs are hardly interrupted");
     assert!(in_rust < instructions / 3, "{in_rust} of {instructions} instructions were not translated");
 }
 
