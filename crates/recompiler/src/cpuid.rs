@@ -532,7 +532,7 @@ mod tests {
 
     #[test]
     fn a_memo_answers_until_what_cpuid_shows_has_changed() {
-        let mut core = testing::core(Bits::B64, 0);
+        let core = testing::core(Bits::B64, 0);
         let ask = [0xB8, 1, 0, 0, 0, 0x31, 0xC9, 0x0F, 0xA2]; // mov eax, 1; xor ecx, ecx; cpuid
         let program = [
             &ask[..],
