@@ -6,9 +6,12 @@ use crate::interp::{self, Handler};
 use crate::mode::Mode;
 use crate::smp::granules_of;
 use crate::state::{Core, flag};
+use crate::translate::Translated;
+use hashbrown::HashTable;
 use hv::SegmentRegister;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
+use std::hash::BuildHasher;
 
 /// One instruction, decoded.
 #[derive(Clone)]
@@ -41,24 +44,54 @@ pub struct Block {
     pub key: Key,
     /// Bytes of guest code.
     pub size: u32,
-    /// The instructions; empty once translated.
-    pub code: Box<[Decoded]>,
-    /// Their bytes; empty once translated.
-    pub bytes: Box<[u8]>,
     /// Times it was entered in the interpreter.
     pub entered: u32,
-    /// Host code, once translated.
-    pub translated: Option<crate::translate::Translated>,
-    /// Other pieces of the RAM file in the block's page that its translation depends on, as offset and size.
-    pub peeked: Box<[(u64, u64)]>,
-    /// False once the guest changed the code: never to be entered again.
-    pub valid: bool,
+    /// What there is of it.
+    pub body: Body,
+}
+
+/// What is kept of a block.
+pub enum Body {
+    /// To be interpreted.
+    Code {
+        /// The instructions.
+        code: Box<[Decoded]>,
+        /// Their bytes.
+        bytes: Box<[u8]>,
+    },
+    /// To be run.
+    Translated(Translated),
+    /// Nothing: the guest changed the code, or did not come back. Never to be entered again.
+    Gone,
 }
 
 impl Block {
     /// The pieces of the RAM file that the block depends on, its own bytes first, as offset and size.
-    pub fn pieces(&self) -> impl Iterator<Item = (u64, u64)> {
-        pieces(self.key, u64::from(self.size)).chain(self.peeked.iter().copied())
+    pub fn pieces(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let page = self.key.offset & !0xFFF;
+        let peeked = self.translated().map(|translated| translated.peeked).unwrap_or_default();
+        pieces(self.key, u64::from(self.size)).chain(peeked.pieces(page))
+    }
+
+    /// Whether it may be entered.
+    pub fn valid(&self) -> bool {
+        !matches!(self.body, Body::Gone)
+    }
+
+    /// Its instructions and their bytes; none once it is translated.
+    pub fn code(&self) -> (&[Decoded], &[u8]) {
+        match &self.body {
+            Body::Code { code, bytes } => (code, bytes),
+            _ => (&[], &[]),
+        }
+    }
+
+    /// Its host code.
+    pub fn translated(&self) -> Option<&Translated> {
+        match &self.body {
+            Body::Translated(translated) => Some(translated),
+            _ => None,
+        }
     }
 }
 
@@ -71,12 +104,20 @@ fn pieces(key: Key, size: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
 /// Instructions a block holds at most.
 pub const MAX_INSTRUCTIONS: usize = 64;
 
+/// Bytes they have at most.
+const MAX_SIZE: usize = MAX_INSTRUCTIONS * 15;
+
+fn hash(key: &Key) -> u64 {
+    FxBuildHasher.hash_one(key)
+}
+
 /// All decoded blocks of one vCPU.
 #[derive(Default)]
 pub struct Blocks {
     /// The blocks by number.
     pub list: Vec<Block>,
-    by_key: FxHashMap<Key, BlockId>,
+    /// Their numbers, by their keys.
+    by_key: HashTable<BlockId>,
     by_page: FxHashMap<u64, Vec<BlockId>>,
     /// Numbers of blocks that were dropped.
     free: Vec<BlockId>,
@@ -101,6 +142,10 @@ pub enum Found {
 }
 
 impl Blocks {
+    fn known(&self, key: &Key) -> Option<BlockId> {
+        self.by_key.find(hash(key), |&id| self.list[id as usize].key == *key).copied()
+    }
+
     /// The block at the processor's instruction pointer, decoding it if need be.
     ///
     /// # Errors
@@ -112,23 +157,23 @@ impl Blocks {
             return single(core, mode);
         };
         let mut key = Key { offset, rip: core.rip, mode, second: None };
-        if let Some(&id) = self.by_key.get(&key) {
+        if let Some(id) = self.known(&key) {
             return Ok(Found::Block(id));
         }
-        let room = 4096 - (physical & 0xFFF) as usize;
-        let mut bytes = [0; 2 * 4096];
+        let mut bytes = [0; MAX_SIZE];
+        let room = bytes.len().min(4096 - (physical & 0xFFF) as usize);
         core.physical_read(physical, &mut bytes[..room]);
         let mut code = decode(&core.cpuid, mode, core.rip, &bytes[..room]);
         if code.is_empty() {
             // The first instruction goes on in the next page, and with it the block.
             let Some(second) = second_page(core, mode) else { return single(core, mode) };
             key.second = Some(second);
-            if let Some(&id) = self.by_key.get(&key) {
+            if let Some(id) = self.known(&key) {
                 return Ok(Found::Block(id));
             }
             let Some(physical) = core.memory.address_of(second) else { return single(core, mode) };
-            core.physical_read(physical, &mut bytes[room..room + 4096]);
-            code = decode(&core.cpuid, mode, core.rip, &bytes[..room + 4096]);
+            core.physical_read(physical, &mut bytes[room..]);
+            code = decode(&core.cpuid, mode, core.rip, &bytes);
             if code.is_empty() {
                 return single(core, mode);
             }
@@ -155,12 +200,8 @@ impl Blocks {
         let block = Block {
             key,
             size: size as u32,
-            code: code.into_boxed_slice(),
-            bytes: bytes.into(),
             entered: 0,
-            translated: None,
-            peeked: Box::default(),
-            valid: true,
+            body: Body::Code { code: code.into_boxed_slice(), bytes: bytes.into() },
         };
         self.fresh += 1;
         self.decoded += 1;
@@ -174,7 +215,8 @@ impl Blocks {
                 self.list.len() as BlockId - 1
             }
         };
-        self.by_key.insert(key, id);
+        let list = &self.list;
+        self.by_key.insert_unique(hash(&key), id, |&id| hash(&list[id as usize].key));
         for (offset, _) in pieces(key, size) {
             self.by_page.entry(offset >> 12).or_default().push(id);
         }
@@ -182,7 +224,7 @@ impl Blocks {
     }
 
     /// Drops the blocks that overlap `offset..offset + size` of the RAM file; `each` is told of every one.
-    pub fn invalidate(&mut self, core: &Core, offset: u64, size: u64, mut each: impl FnMut(&mut Block)) {
+    pub fn invalidate(&mut self, core: &Core, offset: u64, size: u64, mut each: impl FnMut(Key, Body)) {
         let end = offset + size;
         for page in offset >> 12..=(end.max(offset + 1) - 1) >> 12 {
             let Some(ids) = self.by_page.get_mut(&page) else {
@@ -193,19 +235,18 @@ impl Blocks {
             ids.retain(|&id| {
                 let block = &mut self.list[id as usize];
                 let touched = |(start, length)| start < end && offset < start + length;
-                if block.valid && block.pieces().any(touched) {
-                    block.valid = false;
-                    block.code = Box::default();
-                    block.bytes = Box::default();
-                    self.by_key.remove(&block.key);
+                if block.valid() && block.pieces().any(touched) {
+                    if let Ok(known) = self.by_key.find_entry(hash(&block.key), |&known| known == id) {
+                        known.remove();
+                    }
                     self.invalidations += 1;
-                    each(block);
+                    each(block.key, std::mem::replace(&mut block.body, Body::Gone));
                 }
-                if block.valid {
+                if block.valid() {
                     let here = block.pieces().filter(|(start, _)| start >> 12 == page);
                     here.for_each(|(start, length)| granules |= granules_of(start, length));
                 }
-                block.valid
+                block.valid()
             });
             if ids.is_empty() {
                 self.by_page.remove(&page);
@@ -223,17 +264,15 @@ impl Blocks {
     pub fn drop_cold(&mut self, core: &Core) {
         self.fresh = 0;
         let list = &mut self.list;
-        self.by_key.retain(|_, &mut id| {
+        self.by_key.retain(|&mut id| {
             let block = &mut list[id as usize];
-            if block.translated.is_none() {
-                block.valid = false;
-                block.code = Box::default();
-                block.bytes = Box::default();
+            if block.translated().is_none() {
+                block.body = Body::Gone;
             }
-            block.valid
+            block.valid()
         });
         self.by_page.retain(|&page, ids| {
-            ids.retain(|&id| list[id as usize].valid);
+            ids.retain(|&id| list[id as usize].valid());
             let mut granules = 0;
             for &id in &*ids {
                 let here = list[id as usize].pieces().filter(|(start, _)| start >> 12 == page);
@@ -242,8 +281,8 @@ impl Blocks {
             core.shared.set_granules(core.id, page, granules);
             !ids.is_empty()
         });
-        self.by_key.shrink_to_fit();
-        self.free = (0..list.len() as BlockId).filter(|&id| !list[id as usize].valid).collect();
+        self.by_key.shrink_to_fit(|&id| hash(&list[id as usize].key));
+        self.free = (0..list.len() as BlockId).filter(|&id| !list[id as usize].valid()).collect();
     }
 
     /// Drops everything.

@@ -99,7 +99,7 @@ impl PerfMap {
 fn listing(block: &Block, base: u64, code: &[u8]) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "guest {:#x}, {} bytes", block.key.rip, block.size);
-    disassemble(&mut text, &block.bytes, block.key.mode.bits() as u32, block.key.rip);
+    disassemble(&mut text, block.code().1, block.key.mode.bits() as u32, block.key.rip);
     let _ = writeln!(text, "host {base:#x}, {} bytes", code.len());
     disassemble(&mut text, code, 64, base);
     text

@@ -5,7 +5,7 @@
 //!               execute: blocks, translated or interpreted, until the poll word is set }
 //! ```
 
-use crate::blocks::{self, Block, BlockId, Blocks, Found};
+use crate::blocks::{self, Block, BlockId, Blocks, Body, Found};
 use crate::fault::Fault;
 use crate::instruments::Instruments;
 use crate::interp::{self, Delivered};
@@ -199,12 +199,14 @@ impl RecompilerVcpu {
     fn invalidate(&mut self, offset: u64, size: u64) {
         let mut dropped = false;
         let mut retired = Vec::new();
-        self.blocks.invalidate(&self.core, offset, size, |block| {
+        self.blocks.invalidate(&self.core, offset, size, |key, body| {
             dropped = true;
-            retired.extend(block.translated.take());
+            if let Body::Translated(translated) = body {
+                retired.push((key, translated));
+            }
         });
         if let Some(translator) = &mut self.translator {
-            retired.iter().for_each(|translated| translator.retire(&mut self.core, translated));
+            retired.iter().for_each(|(key, translated)| translator.retire(&mut self.core, key, translated));
         }
         if dropped {
             self.generation += 1;
@@ -316,7 +318,7 @@ impl RecompilerVcpu {
 /// instructions executed.
 fn interpret(core: &mut Core, block: &Block) -> (u64, Result<(), Fault>) {
     let mut count = 0;
-    for decoded in &block.code {
+    for decoded in block.code().0 {
         if core.rip != decoded.instruction.ip() {
             break;
         }

@@ -6,8 +6,8 @@
 
 use super::callbacks::{raise, saved_to_flags, site_at};
 use super::memory::CodeMemory;
-use super::{Link, Translated, Translator};
-use crate::blocks::{Block, BlockId, Blocks, Key};
+use super::{Link, NONE, Translated, Translator};
+use crate::blocks::{Block, BlockId, Blocks, Body, Key};
 use crate::fault::Fault;
 use crate::interp::integer::stack;
 use crate::mode::Mode;
@@ -23,7 +23,7 @@ impl Translator {
         let link = &mut self.records.links[number as usize];
         let source = &blocks.list[link.block as usize];
         let target = &blocks.list[id as usize];
-        let fits = source.valid && target.valid && link.target == target.key.rip && link.mode == target.key.mode;
+        let fits = source.valid() && target.valid() && link.target == target.key.rip && link.mode == target.key.mode;
         if !fits || link.patch == 0 || link.linked.is_some() {
             return;
         }
@@ -33,11 +33,36 @@ impl Translator {
                 && (target.key.second.is_none() || is_global(core, (linear | 0xFFF).wrapping_add(1)));
             self.crossing[usize::from(global)].push(number);
         }
+        if link.among != id {
+            self.move_link(blocks, number, id);
+        }
+        let link = &mut self.records.links[number as usize];
+        let Body::Translated(translated) = &blocks.list[id as usize].body else { return };
         link.linked = Some(id);
-        let Some(translated) = &mut blocks.list[id as usize].translated else { return };
-        translated.incoming.push(number);
         let entry = if link.host_flags { translated.entry_host } else { translated.entry_saved };
         self.code.patch_jump(link.patch, entry);
+    }
+
+    /// Puts a link among those of another block.
+    fn move_link(&mut self, blocks: &mut Blocks, number: u32, id: BlockId) {
+        let links = &mut self.records.links;
+        let (among, next) = (links[number as usize].among, links[number as usize].next);
+        if let Some(Body::Translated(before)) = blocks.list.get_mut(among as usize).map(|block| &mut block.body) {
+            if before.incoming == number {
+                before.incoming = next;
+            } else {
+                let mut at = before.incoming;
+                while at != NONE && links[at as usize].next != number {
+                    at = links[at as usize].next;
+                }
+                if at != NONE {
+                    links[at as usize].next = next;
+                }
+            }
+        }
+        let Body::Translated(translated) = &mut blocks.list[id as usize].body else { return };
+        links[number as usize].among = id;
+        links[number as usize].next = std::mem::replace(&mut translated.incoming, number);
     }
 
     fn unlink(code: &mut CodeMemory, link: &mut Link) {
@@ -48,7 +73,7 @@ impl Translator {
 
     /// Puts a block into the jump tables and returns its entry.
     pub(super) fn enter_in_table(&mut self, core: &mut Core, block: &Block) -> u64 {
-        let entry = block.translated.as_ref().map_or(0, |translated| translated.entry_saved);
+        let entry = block.translated().map_or(0, |translated| translated.entry_saved);
         let Key { rip, mode, offset, second } = block.key;
         if second.is_none() {
             core.far_jumps[FarJump::slot(rip, mode)] = FarJump { rip, offset, mode, host: entry };
@@ -74,15 +99,19 @@ impl Translator {
     }
 
     /// A block was invalidated: nothing may lead to it any more.
-    pub fn retire(&mut self, core: &mut Core, translated: &Translated) {
-        for &number in &translated.incoming {
-            Self::unlink(&mut self.code, &mut self.records.links[number as usize]);
+    pub fn retire(&mut self, core: &mut Core, key: &Key, translated: &Translated) {
+        let mut number = translated.incoming;
+        while number != NONE {
+            let link = &mut self.records.links[number as usize];
+            Self::unlink(&mut self.code, link);
+            link.among = NONE;
+            number = std::mem::replace(&mut link.next, NONE);
         }
-        let far = &mut core.far_jumps[FarJump::slot(translated.rip, translated.mode)];
+        let far = &mut core.far_jumps[FarJump::slot(key.rip, key.mode)];
         if far.host == translated.entry_saved {
             *far = FarJump::EMPTY;
         }
-        let slot = Jump::slot(translated.rip);
+        let slot = Jump::slot(key.rip);
         for view in &mut core.jumps {
             if view[slot].host == translated.entry_saved {
                 view[slot] = Jump::empty(slot);

@@ -26,7 +26,7 @@ mod stubs;
 #[cfg(test)]
 mod transitions;
 
-use crate::blocks::{Block, BlockId, Blocks, Decoded};
+use crate::blocks::{Block, BlockId, Blocks, Body, Decoded};
 use crate::fault::Fault;
 use crate::instruments::Instruments;
 use crate::mode::Mode;
@@ -45,6 +45,7 @@ use std::sync::atomic::Ordering;
 use stubs::{Stubs, Vectors, exit};
 
 pub use in_place::InPlace;
+pub use peek::Pieces;
 
 /// Bytes of host code one vCPU keeps before it starts afresh.
 const CODE_SIZE: usize = 48 << 20;
@@ -162,7 +163,14 @@ pub struct Link {
     pub crosses: bool,
     /// The block it is linked to.
     pub linked: Option<BlockId>,
+    /// The block among whose links it is, or [`NONE`]: those that lead there or have led there.
+    pub among: BlockId,
+    /// The next of these, or [`NONE`].
+    pub next: u32,
 }
+
+/// The number of no link and no block.
+pub const NONE: u32 = u32::MAX;
 
 /// A block's host code.
 pub struct Translated {
@@ -170,12 +178,10 @@ pub struct Translated {
     pub entry_saved: u64,
     /// Executable address of the entry that finds the flags in the host's.
     pub entry_host: u64,
-    /// Instruction pointer of the block.
-    pub rip: u64,
-    /// Mode of the block.
-    pub mode: Mode,
-    /// Links that lead here.
-    pub incoming: Vec<u32>,
+    /// What it depends on beside its own bytes.
+    pub peeked: Pieces,
+    /// The first of the links that lead here, or [`NONE`].
+    pub incoming: u32,
 }
 
 /// The translations of one vCPU.
@@ -248,7 +254,7 @@ impl Translator {
 
     /// Whether a block is to run as host code: it is translated, or has been interpreted often enough.
     pub fn wants(&mut self, block: &Block) -> bool {
-        if block.translated.is_some() {
+        if block.translated().is_some() {
             return true;
         }
         let mode = block.key.mode;
@@ -262,7 +268,7 @@ impl Translator {
 
     /// Runs a block and what is linked to it, until translated code is left; then RIP is right and nothing is pending.
     pub fn run(&mut self, core: &mut Core, blocks: &mut Blocks, id: BlockId) -> Result<(), Fault> {
-        if blocks.list[id as usize].translated.is_none() {
+        if blocks.list[id as usize].translated().is_none() {
             if self.code.room() < MAX_BLOCK || core.mode_numbers.full() {
                 self.restart(core, blocks);
                 return Ok(());
@@ -310,13 +316,9 @@ impl Translator {
     /// Translates a block.
     fn translate(&mut self, core: &mut Core, blocks: &mut Blocks, id: BlockId) {
         let start = core.tsc.now();
-        let block = &mut blocks.list[id as usize];
-        let mut wanted = flags::ALL;
-        if let Some(last) = block.code.last() {
-            let peeked = peek::behind(core, block.key, &last.instruction);
-            wanted = peeked.wanted;
-            block.peeked = peeked.pieces.into();
-        }
+        let block = &blocks.list[id as usize];
+        let Some(last) = block.code().0.last() else { return };
+        let peeked = peek::behind(core, block.key, &last.instruction);
         let records = &self.records;
         let (first_site, first_link) = (records.sites.len(), records.links.len());
         let first_leader = records.leaders.len();
@@ -325,7 +327,7 @@ impl Translator {
         let mode_number = core.mode_numbers.assign(key.mode);
         let place = lower::Place { base, key, block: id, mode_number };
         let lowering = Lowering::new(place, &self.stubs, &mut self.records);
-        let lowered = lowering.translate(&mut self.planner, block, wanted, &core.roaming);
+        let lowered = lowering.translate(&mut self.planner, block, peeked.wanted, &core.roaming);
         let offset = (base - self.code.base()) as u32;
         for leader in &mut self.records.leaders[first_leader..] {
             leader.join += offset;
@@ -347,15 +349,11 @@ impl Translator {
         self.translated += 1;
         self.guest_bytes += u64::from(block.size);
         self.host_bytes += lowered.bytes.len() as u64;
-        let block = &mut blocks.list[id as usize];
-        block.code = Box::default();
-        block.bytes = Box::default();
-        block.translated = Some(Translated {
+        blocks.list[id as usize].body = Body::Translated(Translated {
             entry_saved: base + u64::from(lowered.entry_saved),
             entry_host: base + u64::from(lowered.entry_host),
-            rip: block.key.rip,
-            mode: block.key.mode,
-            incoming: Vec::new(),
+            peeked: peeked.pieces,
+            incoming: NONE,
         });
         self.ticks += core.tsc.now().wrapping_sub(start);
     }

@@ -16,13 +16,46 @@ const MOST: usize = 12;
 pub struct Peeked {
     /// The flags.
     pub wanted: Flags,
-    /// The bytes of the RAM file this was read from, as offset and size.
-    pub pieces: Vec<(u64, u64)>,
+    /// The bytes that this was read from.
+    pub pieces: Pieces,
 }
 
 impl Peeked {
     fn nothing() -> Self {
-        Peeked { wanted: ALL, pieces: Vec::new() }
+        Peeked { wanted: ALL, pieces: Pieces::default() }
+    }
+}
+
+/// Up to two pieces of a page, as offset and size; a size of 0 for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pieces([(u16, u16); 2]);
+
+impl Pieces {
+    /// The pieces that instructions lie in, or where there are more than two, one that holds all.
+    fn of(seen: &[Seen]) -> Self {
+        let mut pieces = Pieces::default();
+        let mut used = 0;
+        for &Seen { at, size, .. } in seen {
+            let (at, size) = (at as u16, size as u16);
+            match pieces.0[..used].last_mut() {
+                Some((first, length)) if *first + *length == at => *length += size,
+                _ if used < 2 => {
+                    pieces.0[used] = (at, size);
+                    used += 1;
+                }
+                _ => {
+                    let start = seen.iter().map(|seen| seen.at).min().unwrap_or(0);
+                    let end = seen.iter().map(|seen| seen.at + seen.size).max().unwrap_or(start);
+                    return Pieces([(start as u16, (end - start) as u16), (0, 0)]);
+                }
+            }
+        }
+        pieces
+    }
+
+    /// In the RAM file, where the page is at `page`: offset and size of each.
+    pub fn pieces(self, page: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.0.into_iter().filter(|&(_, size)| size != 0).map(move |(at, size)| (page + u64::from(at), u64::from(size)))
     }
 }
 
@@ -36,29 +69,16 @@ pub fn behind(core: &mut Core, key: Key, last: &Instruction) -> Peeked {
         return Peeked::nothing();
     }
     let seen = walk.seen;
-    let pieces = pieces(&seen);
-    for &(at, size) in &pieces {
+    let pieces = Pieces::of(&seen);
+    for (offset, size) in pieces.pieces(page.offset) {
         let (shared, memory, mut party) = core.smp();
-        shared.register_code(&mut party, memory, page.offset + at, size);
+        shared.register_code(&mut party, memory, offset, size);
     }
     // A store that came since the bytes were read shows now.
     if seen.iter().any(|seen| page.read(seen.at).0[..seen.size] != seen.bytes[..seen.size]) {
         return Peeked::nothing();
     }
-    Peeked { wanted, pieces: pieces.into_iter().map(|(at, size)| (page.offset + at, size)).collect() }
-}
-
-/// The parts of the page that instructions lie in, as offset and size.
-fn pieces(seen: &[Seen]) -> Vec<(u64, u64)> {
-    let mut pieces: Vec<(u64, u64)> = Vec::new();
-    for &Seen { at, size, .. } in seen {
-        let (at, size) = (at as u64, size as u64);
-        match pieces.last_mut() {
-            Some((first, length)) if *first + *length == at => *length += size,
-            _ => pieces.push((at, size)),
-        }
-    }
-    pieces
+    Peeked { wanted, pieces }
 }
 
 /// The page of a block.
@@ -194,6 +214,18 @@ mod tests {
         assert_eq!(wanted(&[0xF4]), ALL); // hlt
         assert_eq!(wanted(&[&[NOP; MOST][..], &[0x39, 0xD8]].concat()), ALL);
         assert_eq!(wanted(&[0x06]), ALL); // no instruction
+    }
+
+    #[test]
+    fn pieces_hold_all_that_was_seen() {
+        let pieces = |seen: &[(usize, usize)]| {
+            let seen: Vec<Seen> = seen.iter().map(|&(at, size)| Seen { at, size, bytes: [0; 15] }).collect();
+            Pieces::of(&seen).pieces(0x7000).collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(&[]), []);
+        assert_eq!(pieces(&[(16, 3), (19, 2)]), [(0x7010, 5)]);
+        assert_eq!(pieces(&[(16, 3), (4090, 6)]), [(0x7010, 3), (0x7FFA, 6)]);
+        assert_eq!(pieces(&[(16, 3), (4090, 6), (0, 1)]), [(0x7000, 4096)]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::translate::asm::{Fixup, ShortFixup, condition, host};
 use crate::translate::encode::Rm;
 use crate::translate::flags::Use;
 use crate::translate::form::{Memory, general};
-use crate::translate::{Link, SiteKind};
+use crate::translate::{Link, NONE, SiteKind};
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind};
 
 /// Code out of line, emitted behind the block.
@@ -253,7 +253,18 @@ impl Lowering<'_> {
 
     pub(super) fn link(&mut self, target: u64, host_flags: bool, crosses: bool) -> u32 {
         let mode = self.mode;
-        self.links.push(Link { block: self.block, target, mode, patch: 0, cold: 0, host_flags, crosses, linked: None });
+        self.links.push(Link {
+            block: self.block,
+            target,
+            mode,
+            patch: 0,
+            cold: 0,
+            host_flags,
+            crosses,
+            linked: None,
+            among: NONE,
+            next: NONE,
+        });
         self.links.len() as u32 - 1
     }
 

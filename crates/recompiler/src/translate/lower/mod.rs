@@ -189,28 +189,28 @@ impl<'a> Lowering<'a> {
         roaming: &FxHashSet<u64>,
     ) -> Lowered {
         self.wanted = wanted;
-        let bytes = &block.bytes[..];
+        let (code, bytes) = block.code();
         let mut at = 0;
-        let mut plans = Vec::with_capacity(block.code.len());
-        for decoded in &block.code {
+        let mut plans = Vec::with_capacity(code.len());
+        for decoded in code {
             let end = at + decoded.instruction.len();
             plans.push((planner.plan(decoded, &bytes[at..end], self.mode), at));
             at = end;
         }
-        let mut uses = flags::liveness(&block.code, wanted, |index| matches!(plans[index].0, Plan::Interpret));
+        let mut uses = flags::liveness(code, wanted, |index| matches!(plans[index].0, Plan::Interpret));
         if self.wide() {
             let view = self.mode.view();
             let roams = |rip: u64| roaming.contains(&rip);
-            self.groups = Groups::find(&block.code, |index| &plans[index].0, roams, view == View::User);
+            self.groups = Groups::find(code, |index| &plans[index].0, roams, view == View::User);
             self.open = Open::new(memo::assign(&self.groups, view, self.next_memo));
         } else {
-            self.groups = Groups::none(block.code.len());
+            self.groups = Groups::none(code.len());
         }
-        self.ends = block.code.iter().map(|decoded| decoded.instruction.next_ip()).collect();
+        self.ends = code.iter().map(|decoded| decoded.instruction.next_ip()).collect();
         self.entries(&uses, &plans);
-        let pointers = units::x87_pointers(&block.code, &plans);
+        let pointers = units::x87_pointers(code, &plans);
         let mut ended = false;
-        for (index, decoded) in block.code.iter().enumerate() {
+        for (index, decoded) in code.iter().enumerate() {
             let flags = std::mem::take(&mut uses[index]);
             let (plan, start) = &plans[index];
             let bytes = &bytes[*start..*start + decoded.instruction.len()];
@@ -223,7 +223,7 @@ impl<'a> Lowering<'a> {
             }
         }
         if !ended {
-            self.resume_at(block.code.len());
+            self.resume_at(code.len());
             self.leave_to(self.mode.truncate(block.key.rip.wrapping_add(u64::from(block.size))), false);
         }
         self.emit_cold();
