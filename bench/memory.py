@@ -20,11 +20,10 @@ _LIMIT = 120.0
 def measure(quick: bool) -> Section:
     """Boot the guest with 512 MiB under everybody, and read the process's page accounts."""
     guest = tiny.ensure()
+    wirt = [*peers.wirt_program(), "run", "tiny", "--quiet", "--accel", "recompiler", "-m", "512M"]
     commands: dict[str, tuple[Sequence[str], str]] = {
-        "wirt": (
-            [*peers.wirt_program(), "run", "tiny", "--quiet", "--accel", "recompiler", "-m", "512M"],
-            "memfd:wirt-guest-memory",
-        )
+        "wirt": (wirt, "memfd:wirt-guest-memory"),
+        "wirt, 2 vCPUs": ([*wirt, "-c", "2"], "memfd:wirt-guest-memory"),
     }
     for qemu in peers.qemus():
         commands[qemu.name] = (
