@@ -11,7 +11,7 @@ use crate::interp::integer::operand;
 use crate::mode::Reach;
 use crate::state::layout;
 use crate::tlb;
-use crate::translate::asm::{condition, host};
+use crate::translate::asm::{Fixup, condition, host};
 use crate::translate::encode::Rm;
 use crate::translate::form::{Memory, general};
 use crate::translate::{Site, SiteKind};
@@ -123,21 +123,37 @@ impl Lowering<'_> {
         let site = self.site(instruction, kind, memory.size, memory.aligned);
         self.linear(instruction, segment, short, memory, site);
         self.slot();
-        let asm = &mut self.asm;
         // sub rax, gs:[rcx + tag]
-        asm.op(true, &[0x2B], host::RAX, Rm::GsIndexed { base: host::RCX, displacement: tag });
-        let mut from = Vec::new();
-        if memory.aligned && memory.size > 1 {
-            // test al, size - 1: SSE faults when it is not aligned, LOCK must not split a cache line.
-            asm.raw(&[0xA8, (memory.size - 1) as u8]);
-            from.push(asm.jcc_forward(condition::NE));
-        }
-        asm.group1(true, 7, Rm::Register(host::RAX), 4096 - i32::from(memory.size));
-        from.push(asm.jcc_forward(condition::A));
-        asm.load(host::RCX, Rm::GsIndexed { base: host::RCX, displacement: self.tlb_base + layout::TLB_HOST });
+        self.asm.op(true, &[0x2B], host::RAX, Rm::GsIndexed { base: host::RCX, displacement: tag });
+        let size = i32::from(memory.size);
+        // SSE faults when it is not aligned, LOCK must not split a cache line.
+        let from = self.in_page(host::RAX, size, if memory.aligned { size - 1 } else { 0 });
+        self.asm.load(host::RCX, Rm::GsIndexed { base: host::RCX, displacement: self.tlb_base + layout::TLB_HOST });
         self.sites[site as usize].join = self.asm.bytes.len() as u32;
         self.cold.push(Cold::Miss { from, tag, site });
         site
+    }
+
+    /// Jumps that are taken unless the offset in a page in a host register leaves room for `span` bytes, and the bits of
+    /// `mask` are clear in it.
+    pub(super) fn in_page(&mut self, offset: u8, span: i32, mask: i32) -> Vec<Fixup> {
+        let register = Rm::Register(offset);
+        let mut from = Vec::new();
+        if mask != 0 && span == mask + 1 {
+            // One test for both: of offsets in a page, all that are aligned to a size leave room for it.
+            self.asm.op(true, &[0xF7], 0, register);
+            self.asm.dword(!(4096 - span) as u32);
+            from.push(self.asm.jcc_forward(condition::NE));
+            return from;
+        }
+        if mask != 0 {
+            self.asm.op(false, &[0xF6], 0, register);
+            self.asm.raw(&[mask as u8]);
+            from.push(self.asm.jcc_forward(condition::NE));
+        }
+        self.asm.group1(true, 7, register, 4096 - span);
+        from.push(self.asm.jcc_forward(condition::A));
+        from
     }
 
     /// The linear address of a memory operand of 64-bit code that no register has a part in, when the access stays in a page

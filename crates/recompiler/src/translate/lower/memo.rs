@@ -9,7 +9,7 @@ use super::flow::Cold;
 use super::{Home, Lowering, Unfit, home};
 use crate::state::layout;
 use crate::tlb::{View, ViewMemos};
-use crate::translate::asm::{Fixup, condition, host};
+use crate::translate::asm::host;
 use crate::translate::encode::Rm;
 use crate::translate::flags::Flags;
 use crate::translate::form::Memory;
@@ -162,13 +162,13 @@ impl Lowering<'_> {
         if remembered {
             self.asm.load(host::RCX, Rm::Gs(layout::memo(memo) + layout::MEMO_MINUS));
             self.asm.lea(host::RCX, Rm::BaseIndex { base: register, index: host::RCX, scale: 0, displacement: low });
-            from = self.in_page(host::RCX, &group);
+            from = self.in_page(host::RCX, group.high - group.low, group.mask);
             self.asm.load(host::RCX, addend);
         } else {
             self.asm.lea(host::RAX, Rm::Base { base: register, displacement: low });
             self.slot();
             self.asm.op(true, &[0x2B], host::RAX, Rm::GsIndexed { base: host::RCX, displacement: tag });
-            from = self.in_page(host::RAX, &group);
+            from = self.in_page(host::RAX, group.high - group.low, group.mask);
             let found = Rm::GsIndexed { base: host::RCX, displacement: self.tlb_base + layout::TLB_ADDEND };
             self.asm.load(host::RCX, found);
             if group.count > 1 {
@@ -243,20 +243,6 @@ impl Lowering<'_> {
             }
         }
         host::RAX
-    }
-
-    /// Jumps away unless the whole group, whose lowest byte is at `offset` in the page, is in it.
-    fn in_page(&mut self, offset: u8, group: &Group) -> Vec<Fixup> {
-        let mut from = Vec::new();
-        if group.mask != 0 {
-            // test offset, mask
-            self.asm.op(false, &[0xF6], 0, Rm::Register(offset));
-            self.asm.raw(&[group.mask as u8]);
-            from.push(self.asm.jcc_forward(condition::NE));
-        }
-        self.asm.group1(true, 7, Rm::Register(offset), 4096 - (group.high - group.low));
-        from.push(self.asm.jcc_forward(condition::A));
-        from
     }
 
     /// A leader's check failed: RAX = its group's lowest address.
