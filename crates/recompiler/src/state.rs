@@ -99,7 +99,7 @@ pub enum Bits {
 }
 
 /// Entries of a jump table; a power of two.
-pub const JUMPS: usize = 4096;
+pub const JUMPS: usize = 16384;
 
 /// Where translated code for an instruction pointer is. 16 bytes: translated code computes the offset as [`Jump::slot`]
 /// and by a shift.
@@ -116,7 +116,8 @@ pub struct Jump {
 impl Jump {
     /// An empty entry for a slot.
     pub const fn empty(slot: usize) -> Jump {
-        Jump { rip: (slot ^ 1) as u64, host: 0 }
+        // The one below 2^24 that belongs here, but for a bit.
+        Jump { rip: (slot ^ slot >> 12 ^ 1) as u64, host: 0 }
     }
 
     /// The slot of an instruction pointer: programs have their hot code at the same offsets in several pages.
@@ -124,6 +125,14 @@ impl Jump {
         (rip as u32 ^ rip as u32 >> 12) as usize & (JUMPS - 1)
     }
 }
+
+const _: () = {
+    let mut slot = 0;
+    while slot < JUMPS {
+        assert!(Jump::slot(Jump::empty(slot).rip) != slot);
+        slot += 1;
+    }
+};
 
 /// Entries of the table behind the jump tables; a power of two.
 pub const FAR_JUMPS: usize = 16384;
@@ -170,6 +179,9 @@ pub mod layout {
     pub const RESUME: u32 = offset_of!(Core, resume) as u32;
     pub const HOST_STACK: u32 = offset_of!(Core, host_stack) as u32;
     pub const THIS: u32 = offset_of!(Core, this) as u32;
+    pub const CR0: u32 = offset_of!(Core, cr0) as u32;
+    pub const CR2: u32 = offset_of!(Core, cr2) as u32;
+    pub const CR3: u32 = offset_of!(Core, cr3) as u32;
     pub const CR4: u32 = offset_of!(Core, cr4) as u32;
     pub const EFER: u32 = offset_of!(Core, efer) as u32;
     pub const RFLAGS: u32 = offset_of!(Core, rflags) as u32;

@@ -35,9 +35,12 @@ pub fn of(instruction: &Instruction) -> Use {
             writes = 0;
         }
     }
-    if instruction.mnemonic() == Mnemonic::Syscall {
+    match instruction.mnemonic() {
         // They end up in R11.
-        reads = ALL;
+        Mnemonic::Syscall => reads = ALL,
+        // To and from control and debug registers: undefined by the manual, kept by processors.
+        Mnemonic::Mov => writes = 0,
+        _ => {}
     }
     Use { reads, writes, ..Use::default() }
 }

@@ -3,6 +3,7 @@
 use super::encode::Raw;
 use crate::blocks::Decoded;
 use crate::mode::{Mode, Reach};
+use crate::state::layout;
 use iced_x86::{
     CpuidFeature, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, MandatoryPrefix, Mnemonic,
     OpAccess, OpCodeOperandKind, OpKind, Register,
@@ -300,6 +301,17 @@ fn plain_segment(register: Register, mode: Mode) -> bool {
     mode.paragraphs() && matches!(register, Register::DS | Register::ES | Register::FS | Register::GS)
 }
 
+/// Where in the core a control register is that is read as it is.
+pub fn control_field(register: Register) -> Option<u32> {
+    match register {
+        Register::CR0 => Some(layout::CR0),
+        Register::CR2 => Some(layout::CR2),
+        Register::CR3 => Some(layout::CR3),
+        Register::CR4 => Some(layout::CR4),
+        _ => None,
+    }
+}
+
 fn integer(instruction: &Instruction, mode: Mode) -> Class {
     let one_operand_multiply = instruction.mnemonic() == Mnemonic::Imul && instruction.op_count() == 1;
     if one_operand_multiply {
@@ -310,7 +322,10 @@ fn integer(instruction: &Instruction, mode: Mode) -> Class {
         register.is_segment_register() || register.is_cr() || register.is_dr() || register.is_tr()
     });
     let from_segment = instruction.op1_register().is_segment_register();
-    if instruction.mnemonic() == Mnemonic::Mov && (from_segment || plain_segment(instruction.op0_register(), mode)) {
+    let from_control = mode.ring_0() && mode.long() && control_field(instruction.op1_register()).is_some();
+    if instruction.mnemonic() == Mnemonic::Mov
+        && (from_control || from_segment || plain_segment(instruction.op0_register(), mode))
+    {
         return Class::Rule;
     }
     if odd { Class::Interpret } else { Class::Copy }

@@ -211,6 +211,7 @@ mod tests {
         assert_eq!(wanted(&[0xFF, 0xC0, 0x39, 0xD8]), 0); // inc eax, which leaves CF; cmp eax, ebx
         assert_eq!(wanted(&[0x72, 0, 0x39, 0xD8]), ALL); // jb to the next instruction: no further
         assert_eq!(wanted(&[0xFF, 0xC0, 0xC3]), F::CF); // inc eax; ret
+        assert_eq!(wanted(&[0x0F, 0x20, 0xC0, 0xF4]), ALL); // mov rax, cr0; hlt
         assert_eq!(wanted(&[0xF4]), ALL); // hlt
         assert_eq!(wanted(&[&[NOP; MOST][..], &[0x39, 0xD8]].concat()), ALL);
         assert_eq!(wanted(&[0x06]), ALL); // no instruction

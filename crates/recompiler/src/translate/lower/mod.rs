@@ -349,6 +349,7 @@ impl<'a> Lowering<'a> {
             Lahf => self.load_flags(flags),
             Sahf => self.store_flags(),
             Mov if instruction.op0_register().is_segment_register() => self.load_segment(instruction, flags)?,
+            Mov if instruction.op1_register().is_cr() => self.read_control(instruction)?,
             Mov => self.read_segment(instruction, flags)?,
             Lds | Les | Lfs | Lgs => self.load_far_pointer(instruction, flags)?,
             Bt | Btc | Btr | Bts => self.bit_test(instruction, planner, bytes, flags)?,

@@ -13,7 +13,7 @@ use crate::translate::SiteKind;
 use crate::translate::asm::{Fixup, condition, host};
 use crate::translate::encode::Rm;
 use crate::translate::flags::Use;
-use crate::translate::form::{Memory, general};
+use crate::translate::form::{Memory, control_field, general};
 use hv::{Segment, SegmentRegister};
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 use std::mem::offset_of;
@@ -287,6 +287,15 @@ impl Lowering<'_> {
         let gpr = general(instruction.op0_register(), OpAccess::Write).ok_or(Unfit)?;
         self.asm.op(false, &[0x0F, 0xB7], host::RAX, selector);
         self.asm.sized(if gpr.size == 2 { 2 } else { 8 }, &[0x89], host::RAX, place(gpr.number));
+        Ok(())
+    }
+
+    /// MOV from a control register.
+    pub(super) fn read_control(&mut self, instruction: &Instruction) -> Result<(), Unfit> {
+        let field = control_field(instruction.op1_register()).ok_or(Unfit)?;
+        let gpr = general(instruction.op0_register(), OpAccess::Write).ok_or(Unfit)?;
+        self.asm.load(host::RAX, Rm::Gs(field));
+        self.asm.store(place(gpr.number), host::RAX);
         Ok(())
     }
 
