@@ -14,7 +14,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find crates -type f)
 QUIET := $(shell test -t 2 || echo --quiet)
 RUFF_PATHS := python tests tools $(wildcard bench)
 
-.PHONY: run build test bench fmt lint test-rust test-python lock clean
+.PHONY: run build test bench fmt lint test-rust test-python sanitize lock clean
 .DEFAULT_GOAL := build
 
 run: build
@@ -36,6 +36,12 @@ test-rust: $(VENV)/test
 
 test-python: $(VENV)/test build
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+# The Rust core under AddressSanitizer, which the stable compiler has and hides.
+sanitize:
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+		cargo test --locked --target x86_64-unknown-linux-gnu --target-dir target/sanitize \
+		--package hv --package board --package virtio --package recompiler --lib --tests
 
 bench: $(VENV)/test build
 	@tools/prepare bench

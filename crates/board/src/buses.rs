@@ -2,7 +2,7 @@ use crate::{AccessSizes, Action, Device};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// Who carries out what a device's write asks for. Called on the writing vCPU's thread: must not block.
@@ -48,6 +48,8 @@ pub struct Buses {
     ports: ArcSwap<Table>,
     mmio: ArcSwap<Table>,
     changes: Mutex<()>,
+    /// Of the tables: raised behind each change.
+    version: AtomicU64,
     sink: OnceLock<Weak<dyn ActionSink>>,
 }
 
@@ -99,6 +101,7 @@ impl Buses {
             ports: ArcSwap::from_pointee(Table::new(Vec::new())),
             mmio: ArcSwap::from_pointee(Table::new(Vec::new())),
             changes: Mutex::new(()),
+            version: AtomicU64::new(0),
             sink: OnceLock::new(),
         }
     }
@@ -139,6 +142,7 @@ impl Buses {
         let _one_at_a_time = self.changes.lock();
         self.ports.store(Arc::new(Table::new(Vec::new())));
         self.mmio.store(Arc::new(Table::new(Vec::new())));
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// What answers where, for people: (bus, first, last, device name), ascending.
@@ -191,6 +195,7 @@ impl Buses {
         }
         table.insert(index, Entry { first, last, sizes: device.sizes(), device });
         bus.store(Arc::new(Table::new(table)));
+        self.version.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -200,6 +205,7 @@ impl Buses {
         let Ok(index) = table.binary_search_by_key(&first, |entry| entry.first) else { return false };
         table.remove(index);
         bus.store(Arc::new(Table::new(table)));
+        self.version.fetch_add(1, Ordering::Release);
         true
     }
 
@@ -224,14 +230,39 @@ impl Buses {
             let Some(at) = address.checked_add(done as u64) else { return };
             let piece = Piece::at(&table, at, data.len() - done);
             if let Some((device, offset)) = piece.device {
-                let action = device.write(offset, &data[done..done + piece.size]);
-                if action != Action::None {
-                    if let Some(sink) = self.sink.get().and_then(Weak::upgrade) {
-                        sink.act(action);
-                    }
-                }
+                act(self.sink.get(), device.write(offset, &data[done..done + piece.size]));
             }
             done += piece.size;
+        }
+    }
+}
+
+/// Accesses of one size at one place of a device.
+struct DevicePort {
+    device: Arc<dyn Device>,
+    offset: u64,
+    size: usize,
+    sink: Option<Weak<dyn ActionSink>>,
+}
+
+impl hv::Port for DevicePort {
+    fn read(&self) -> u32 {
+        let mut data = [0; 4];
+        data[..self.size].fill(0xFF);
+        self.device.read(self.offset, &mut data[..self.size]);
+        u32::from_le_bytes(data)
+    }
+
+    fn write(&self, value: u32) {
+        act(self.sink.as_ref(), self.device.write(self.offset, &value.to_le_bytes()[..self.size]));
+    }
+}
+
+/// Has an action carried out.
+fn act(sink: Option<&Weak<dyn ActionSink>>, action: Action) {
+    if action != Action::None {
+        if let Some(sink) = sink.and_then(Weak::upgrade) {
+            sink.act(action);
         }
     }
 }
@@ -270,6 +301,19 @@ impl hv::Bus for Buses {
     fn pio_write(&self, port: u16, size: u8, value: u32) {
         let size = usize::from(size).min(4);
         self.write(&self.ports, u64::from(port), &value.to_le_bytes()[..size]);
+    }
+
+    fn port(&self, port: u16, size: u8) -> Option<Box<dyn hv::Port>> {
+        let table = self.ports.load();
+        let entry = table.find(u64::from(port))?;
+        let piece = Piece::at(&table, u64::from(port), usize::from(size));
+        let (_, offset) = piece.device.filter(|_| piece.size == usize::from(size))?;
+        let sink = self.sink.get().cloned();
+        Some(Box::new(DevicePort { device: entry.device.clone(), offset, size: piece.size.min(4), sink }))
+    }
+
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     fn mmio_read(&self, address: u64, data: &mut [u8]) {
@@ -331,6 +375,27 @@ mod tests {
         assert!(buses.remove_port(0x60));
         assert!(!buses.remove_port(0x60));
         buses.insert_port(0x60..=0x64, Ramp::new("again", 1, 1)).unwrap();
+    }
+
+    #[test]
+    fn a_port_that_was_found_does_what_the_bus_does() {
+        let buses = Buses::new();
+        let [bytes, words] = [Ramp::new("bytes", 1, 1), Ramp::new("words", 2, 4)];
+        buses.insert_port(0x10..=0x17, bytes.clone()).unwrap();
+        buses.insert_port(0x20..=0x27, words.clone()).unwrap();
+        let found = |port, size| buses.port(port, size).map(|found| found.read());
+        assert_eq!([found(0x13, 1), found(0x22, 2), found(0x24, 4)], [Some(3), Some(0x0302), Some(0x0706_0504)]);
+        // Several pieces, too small, nobody.
+        assert_eq!([found(0x12, 2), found(0x23, 1), found(0x21, 2), found(0x30, 1)], [None; 4]);
+        let version = buses.version();
+        buses.port(0x24, 4).unwrap().write(0x4433_2211);
+        buses.port(0x15, 1).unwrap().write(0xAABB);
+        assert_eq!(*words.log.lock(), [(4, vec![0x11, 0x22, 0x33, 0x44])]);
+        assert_eq!(*bytes.log.lock(), [(5, vec![0xBB])]);
+        assert_eq!(buses.version(), version);
+        buses.remove_port(0x10);
+        assert_ne!(buses.version(), version);
+        assert_eq!(found(0x13, 1), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod state;
 mod tsc;
 mod vm;
 
-pub use bus::Bus;
+pub use bus::{Bus, Port};
 pub use cpu_model::{CpuModel, Features};
 pub use error::Error;
 pub use floats::with_own_floats;

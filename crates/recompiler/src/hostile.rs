@@ -3,7 +3,7 @@
 //!
 //! `WIRT_HOSTILE_N` sets the number of guests, `WIRT_HOSTILE_SEED` the first of them.
 
-use crate::state::Bits;
+use crate::state::{Bits, Core, cr0, cr4};
 use crate::testing::{self, CODE, DATA, RAM, Random, environment};
 use crate::vcpu::RecompilerVcpu;
 use hv::{Exit, Kick, Vcpu};
@@ -39,10 +39,49 @@ const LIVELY: [&[u8]; 24] = [
     &[0xC8],
 ];
 
+/// Page tables of any kind behind the first entries, which map the code: 64-bit ones, or 32-bit ones in either form.
+fn map_wildly(core: &mut Core, bits: Bits, random: &mut Random) {
+    let entry = |random: &mut Random| {
+        let page = match random.below(4) {
+            0 => random.next() & 0xF_FFFF_FFFF_F000,
+            1 => [testing::PML4, testing::PDPT, testing::PAGE_DIRECTORY][random.below(3) as usize],
+            _ => random.below(2 * RAM) & !0xFFF,
+        };
+        // Present more often than not; no execution seldom, and reserved bits.
+        let rare = if random.below(16) == 0 { random.next() & 0xFFF0_0000_0000_0000 } else { 0 };
+        page | random.next() & 0xFFE | u64::from(random.below(8) != 0) | rare
+    };
+    let put = |core: &Core, at: u64, random: &mut Random| {
+        let value = entry(random);
+        core.memory.write(at, &value.to_le_bytes()).expect("RAM");
+    };
+    if bits != Bits::B64 {
+        const LARGE_USER_PAGE: u64 = 0xE7;
+        core.memory.write(testing::PAGE_DIRECTORY, &LARGE_USER_PAGE.to_le_bytes()).expect("RAM");
+        core.memory.write(testing::PDPT, &(testing::PAGE_DIRECTORY | 1).to_le_bytes()).expect("RAM");
+        let extended = random.below(2) == 0;
+        core.cr3 = if extended { testing::PDPT } else { testing::PAGE_DIRECTORY };
+        core.cr4 |= if extended { cr4::PAE } else { cr4::PSE };
+        core.pdpte = [testing::PAGE_DIRECTORY | 1; 4];
+        core.cr0 |= cr0::PG;
+    }
+    for _ in 0..random.below(400) {
+        let table = [testing::PML4, testing::PDPT, testing::PAGE_DIRECTORY][random.below(3) as usize];
+        let first = if bits == Bits::B64 || table == testing::PAGE_DIRECTORY { 8 } else { 32 };
+        put(core, table + first + 8 * random.below(500), random);
+    }
+    const SWITCHES: [u64; 5] = [cr4::SMEP, cr4::SMAP, cr4::PGE, cr4::UMIP, cr4::TSD];
+    core.cr4 |= SWITCHES.into_iter().filter(|_| random.below(4) == 0).fold(0, |all, one| all | one);
+    core.cr0 |= if random.below(2) == 0 { cr0::WP } else { 0 };
+}
+
 fn guest(seed: u64) -> RecompilerVcpu {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let bits = [Bits::B64, Bits::B64, Bits::B32, Bits::B16][random.below(4) as usize];
     let mut core = testing::core(bits, if random.below(4) == 0 { 3 } else { 0 });
+    if random.below(2) == 0 {
+        map_wildly(&mut core, bits, &mut random);
+    }
     let mut code = Vec::new();
     while code.len() < 0x2000 {
         if random.below(3) == 0 {
@@ -59,6 +98,7 @@ fn guest(seed: u64) -> RecompilerVcpu {
             0 => random.next(),
             1 => CODE + random.below(0x2000),
             2 => random.below(0x10000),
+            3 if random.below(2) == 0 => random.below(1 << 32) & !0xFFF | random.next() & 0xFFF,
             _ => DATA + random.below(RAM - DATA - 0x100),
         };
     }

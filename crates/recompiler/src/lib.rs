@@ -14,6 +14,7 @@ pub mod mode;
 pub mod msr;
 #[cfg(test)]
 mod native;
+mod ports;
 pub mod smp;
 pub mod state;
 mod sync;

@@ -368,6 +368,8 @@ pub struct Core {
 
     /// Instruction fetches.
     pub itlb: Itlb,
+    /// I/O ports used lately.
+    pub ports: crate::ports::Ports,
     /// Data accesses beside RAM.
     pub device_pages: crate::mmu::DevicePages,
     /// x87, SSE and AVX registers whenever Rust code runs that looks at them; `units_live` tells of the rest.
@@ -471,16 +473,6 @@ impl Core {
             Bits::B64 => self.rip,
             _ => self.segments[SegmentRegister::Cs as usize].base.wrapping_add(self.rip) & 0xFFFF_FFFF,
         }
-    }
-
-    /// Reads an I/O port (`size` 1, 2 or 4). Permissions are checked by the caller.
-    pub fn port_read(&mut self, port: u16, size: u8) -> u32 {
-        self.device(|bus| bus.pio_read(port, size))
-    }
-
-    /// Writes an I/O port.
-    pub fn port_write(&mut self, port: u16, size: u8, value: u32) {
-        self.device(|bus| bus.pio_write(port, size, value));
     }
 
     /// Calls a device: outside of guest code.
@@ -595,6 +587,7 @@ impl Core {
             jump_local: [false; crate::tlb::VIEWS],
             far_jumps: vec![FarJump::EMPTY; FAR_JUMPS].into_boxed_slice(),
             itlb: Itlb::default(),
+            ports: crate::ports::Ports::default(),
             device_pages: crate::mmu::DevicePages::default(),
             fpu: fpu,
             tr: reset.tr,

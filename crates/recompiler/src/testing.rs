@@ -15,9 +15,9 @@ pub(crate) const CODE: u64 = 0x1_0000;
 /// First byte above the page tables and code.
 pub(crate) const DATA: u64 = 0x2_0000;
 
-const PML4: u64 = 0x1000;
-const PDPT: u64 = 0x2000;
-const PAGE_DIRECTORY: u64 = 0x3000;
+pub(crate) const PML4: u64 = 0x1000;
+pub(crate) const PDPT: u64 = 0x2000;
+pub(crate) const PAGE_DIRECTORY: u64 = 0x3000;
 
 /// Nothing but open bus.
 struct Open;
