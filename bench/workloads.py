@@ -60,8 +60,8 @@ _QUICK: Final = {
     **dict.fromkeys(("core", "core.v3", "icall", "lua", "qsort"), 20),
     **dict.fromkeys(("gettime", "chase"), 50),
 }
-"""Per cent of the default work where it is not 20 in a full run, 10 in a quick one: least of TCG's worst, and enough
-that the start of a program counts little."""
+"""Per cent of the default work where it is not 20 in a full run, 10 in a quick one: least of TCG's worst, and
+enough that the start of a program counts little."""
 
 
 _ERMS_OFF: Final = "without ERMS"
