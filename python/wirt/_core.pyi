@@ -50,8 +50,6 @@ class GuestMemory:
     @property
     def regions(self) -> list[tuple[int, int, int, bool]]:
         """The regions, ascending by address."""
-    def fileno(self) -> int:
-        """The memfd's descriptor."""
     def read(self, gpa: int, size: int) -> bytes:
         """Return `size` bytes. Raises CoreError when not all are RAM, ValueError when `size` is beyond it."""
     def write(self, gpa: int, data: bytes) -> None:

@@ -4,7 +4,6 @@ mod machine;
 
 use hv::Gpr;
 use machine::{Access, DEVICE, EXIT_PORT, LONG_DEVICE, Mode, ROM, machine, run_to_end};
-use std::os::unix::fs::FileExt;
 
 fn exit_code(code: u8) -> Access {
     Access::PioWrite(EXIT_PORT, 1, code.into())
@@ -93,7 +92,7 @@ fn mmio_reads_and_writes_reach_the_bus_in_protected_and_long_mode() {
 #[test]
 fn a_write_to_read_only_memory_reaches_the_bus_and_changes_nothing() {
     let Some(machine) = machine(1) else { return };
-    FileExt::write_all_at(machine.memory.file(), &[0x5A; 16], ROM).unwrap();
+    machine.memory.write_backing(ROM, &[0x5A; 16]).unwrap();
     let [a, b, c, d] = (ROM as u32).to_le_bytes();
     let program = [
         0xBE, a, b, c, d, //                         mov esi, ROM

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fen
 /// Bytes in a page of guest memory, the unit of [`PageFlags`].
 pub const PAGE_SIZE: u64 = 4096;
 
+/// Size and alignment of the host's huge pages.
+const HUGE_PAGE: usize = 2 << 20;
+
 /// What went wrong with guest memory.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MemoryError {
@@ -61,16 +64,17 @@ bitflags::bitflags! {
 
 /// Who holds translations of guest code and has to drop them when something other than a vCPU writes it.
 pub trait CodeWatcher: Send + Sync {
-    /// Bytes `offset..offset + size` of the backing file were changed, and some lie in pages with [`PageFlags::CODE`].
+    /// Bytes `offset..offset + size` of the backing memory were changed, and some lie in pages with [`PageFlags::CODE`].
     fn code_written(&self, offset: u64, size: u64);
 }
 
-/// The guest's RAM: one memfd, mapped once, seen through regions of guest physical addresses.
+/// The guest's RAM: one piece of memory, seen through regions of guest physical addresses.
 ///
 /// All accesses are bounds-checked and tear-free only where they say so: a guest can write concurrently to anything
 /// in here, so copy once, then check the copy.
 pub struct GuestMemory {
-    file: File,
+    /// What is mapped, where it is shared.
+    file: Option<File>,
     base: NonNull<u8>,
     size: u64,
     /// Ascending, disjoint.
@@ -79,20 +83,33 @@ pub struct GuestMemory {
     watcher: OnceLock<Box<dyn CodeWatcher>>,
 }
 
-// SAFETY: `base` points at a shared mapping that lives as long as the struct. It is only read and written through raw
+// SAFETY: `base` points at a mapping that lives as long as the struct. It is only read and written through raw
 // copies and atomics, never through references to plain data, as guest vCPUs race with every access anyway.
 unsafe impl Send for GuestMemory {}
 // SAFETY: as above.
 unsafe impl Sync for GuestMemory {}
 
 impl GuestMemory {
-    /// Makes guest memory of the given regions; their offsets decide the file's size. The memory is zero and takes no
-    /// host memory until touched.
+    /// Makes guest memory of the given regions; their offsets decide its size. The memory is zero and takes no host memory
+    /// until touched; it is this process's alone, and in huge pages where the host has them.
     ///
     /// # Errors
     /// [`MemoryError::Layout`] when regions overlap, are empty, unaligned or reach above 2^46;
     /// [`MemoryError::Allocation`] when the host refuses.
     pub fn new(regions: &[Region]) -> Result<Self, MemoryError> {
+        Self::make(regions, false)
+    }
+
+    /// As [`GuestMemory::new`], in a [`file`](GuestMemory::file) without a name that others can map. Hosts seldom give
+    /// such memory huge pages, which guests with much memory notice.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::new`].
+    pub fn shared(regions: &[Region]) -> Result<Self, MemoryError> {
+        Self::make(regions, true)
+    }
+
+    fn make(regions: &[Region], shared: bool) -> Result<Self, MemoryError> {
         let mut regions = regions.to_vec();
         regions.sort_by_key(|region| region.address);
         let mut size = 0;
@@ -112,37 +129,14 @@ impl GuestMemory {
         if size == 0 {
             return Err(MemoryError::Layout("no regions".into()));
         }
-        let refused = || MemoryError::Allocation { size, reason: std::io::Error::last_os_error().to_string() };
-        // SAFETY: the name is a NUL-terminated literal; the call has no other memory effects.
-        let fd = unsafe { libc::memfd_create(c"wirt-guest-memory".as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(refused());
-        }
-        // SAFETY: `fd` was just returned to us and nobody else owns it.
-        let file = unsafe { File::from_raw_fd(fd) };
-        file.set_len(size).map_err(|error| MemoryError::Allocation { size, reason: error.to_string() })?;
-        // SAFETY: a fresh shared mapping of our own file at an address the kernel picks.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                size as usize,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_NORESERVE,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(refused());
-        }
-        // SAFETY: advice about our own mapping; a kernel without huge shared pages ignores it.
-        unsafe { libc::madvise(base, size as usize, libc::MADV_HUGEPAGE) };
-        let base = NonNull::new(base.cast::<u8>()).ok_or_else(refused)?;
+        let refused = |error: std::io::Error| MemoryError::Allocation { size, reason: error.to_string() };
+        let file = if shared { Some(unnamed_file(size).map_err(refused)?) } else { None };
+        let base = map(size as usize, file.as_ref()).map_err(refused)?;
         let flags = (0..size / PAGE_SIZE).map(|_| AtomicU8::new(0)).collect();
         Ok(GuestMemory { file, base, size, regions, flags, watcher: OnceLock::new() })
     }
 
-    /// Bytes of the backing file: all RAM and ROM.
+    /// Bytes of the backing memory: all RAM and ROM.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -152,12 +146,12 @@ impl GuestMemory {
         &self.regions
     }
 
-    /// The memfd behind the memory.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// The file behind [shared](GuestMemory::shared) memory.
+    pub fn file(&self) -> Option<&File> {
+        self.file.as_ref()
     }
 
-    /// The host address of byte 0 of the backing file. Valid for [`GuestMemory::size`] bytes while `self` lives.
+    /// The host address of byte 0 of the backing memory. Valid for [`GuestMemory::size`] bytes while `self` lives.
     pub fn base(&self) -> *mut u8 {
         self.base.as_ptr()
     }
@@ -176,7 +170,7 @@ impl GuestMemory {
         (size <= region.size - within).then_some(region.offset + within)
     }
 
-    /// The guest physical address of a byte of the backing file, or `None` when no region shows it.
+    /// The guest physical address of a byte of the backing memory, or `None` when no region shows it.
     pub fn address_of(&self, offset: u64) -> Option<u64> {
         self.regions
             .iter()
@@ -205,7 +199,7 @@ impl GuestMemory {
     }
 
     /// Copies into guest memory. Translations of code that is overwritten are dropped. What a read-only region holds
-    /// is put there through [`GuestMemory::file`]: nothing that a guest can make a device do changes it.
+    /// is put there by [`GuestMemory::write_backing`]: nothing that a guest can make a device do changes it.
     ///
     /// # Errors
     /// [`MemoryError::Unmapped`] when any byte is no memory, [`MemoryError::Readonly`] when it is read-only; nothing
@@ -218,8 +212,23 @@ impl GuestMemory {
         })
     }
 
+    /// Copies into the backing memory at `offset`, read-only regions or not, as whoever makes the machine does.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unmapped`] when it has no such bytes; then nothing is written.
+    pub fn write_backing(&self, offset: u64, data: &[u8]) -> Result<(), MemoryError> {
+        let end = offset.checked_add(data.len() as u64);
+        if end.is_none_or(|end| end > self.size) {
+            return Err(MemoryError::Unmapped { address: offset, size: data.len() as u64 });
+        }
+        // SAFETY: the bytes lie inside the mapping, and `data` is not guest memory.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), self.base.as_ptr().add(offset as usize), data.len()) };
+        self.written(offset, data.len() as u64);
+        Ok(())
+    }
+
     /// Announces a write by something other than a vCPU (a device's DMA, a system call into the mapping) to
-    /// `offset..offset + size` of the backing file, so that translations of code there are dropped.
+    /// `offset..offset + size` of the backing memory, so that translations of code there are dropped.
     pub fn written(&self, offset: u64, size: u64) {
         if size == 0 {
             return;
@@ -240,7 +249,7 @@ impl GuestMemory {
         self.watcher.set(watcher).is_ok()
     }
 
-    /// The flags of page number `page` of the backing file; empty beyond its end.
+    /// The flags of page number `page` of the backing memory; empty beyond its end.
     pub fn page_flags(&self, page: u64) -> PageFlags {
         match self.flags.get(page as usize) {
             Some(flags) => PageFlags::from_bits_truncate(flags.load(Ordering::SeqCst)),
@@ -345,6 +354,61 @@ impl GuestMemory {
     }
 }
 
+/// A file of `size` bytes that is gone with the last who has it open.
+fn unnamed_file(size: u64) -> std::io::Result<File> {
+    // SAFETY: the name is a NUL-terminated literal; the call has no other memory effects.
+    let fd = unsafe { libc::memfd_create(c"wirt-guest-memory".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: `fd` was just returned to us and nobody else owns it.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(size)?;
+    Ok(file)
+}
+
+/// Maps a file, or memory without one, of `size` bytes, where huge pages can begin.
+fn map(size: usize, file: Option<&File>) -> std::io::Result<NonNull<u8>> {
+    let (kind, fd) = match file {
+        Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
+        None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+    };
+    let rights = libc::PROT_READ | libc::PROT_WRITE;
+    let room = size.checked_add(HUGE_PAGE).ok_or(std::io::ErrorKind::OutOfMemory)?;
+    // SAFETY: fresh address space, at an address the kernel picks.
+    let start = unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        libc::mmap(std::ptr::null_mut(), room, libc::PROT_NONE, flags, -1, 0)
+    };
+    if start == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    let base = (start as usize).next_multiple_of(HUGE_PAGE);
+    let (before, after) = (base - start as usize, start as usize + room - base - size);
+    // SAFETY: all of it lies in the address space just got, which nobody else uses; what is cut off is not used either.
+    let mapped = unsafe {
+        if before != 0 {
+            libc::munmap(start, before);
+        }
+        if after != 0 {
+            libc::munmap((base + size) as *mut _, after);
+        }
+        libc::mmap(base as *mut _, size, rights, kind | libc::MAP_NORESERVE | libc::MAP_FIXED, fd, 0)
+    };
+    if mapped == libc::MAP_FAILED {
+        let error = std::io::Error::last_os_error();
+        // SAFETY: what is left of our address space.
+        unsafe { libc::munmap(base as *mut _, size) };
+        return Err(error);
+    }
+    // Advice, which kernels may ignore. Children have no use for a guest's memory, and would have it copied.
+    for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTFORK] {
+        // SAFETY: about our own mapping.
+        unsafe { libc::madvise(mapped, size, advice) };
+    }
+    NonNull::new(mapped.cast()).ok_or(std::io::ErrorKind::OutOfMemory.into())
+}
+
 impl Drop for GuestMemory {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours and nothing can reach it after this.
@@ -383,16 +447,40 @@ mod tests {
     }
 
     #[test]
-    fn read_only_memory_is_written_through_its_file_alone() {
+    fn read_only_memory_is_written_behind_its_back_alone() {
         let region = |address, readonly| Region { address, size: 0x1000, offset: address, readonly };
         let memory = GuestMemory::new(&[region(0, false), region(0x1000, true)]).unwrap();
         assert_eq!(memory.write(0x1010, &[1]), Err(MemoryError::Readonly { address: 0x1010 }));
         assert_eq!(memory.write(0xFFF, &[1, 2]), Err(MemoryError::Readonly { address: 0x1000 }));
         assert_eq!(memory.store_u16(0x1020, 1), Err(MemoryError::Readonly { address: 0x1020 }));
-        std::os::unix::fs::FileExt::write_all_at(memory.file(), &[7; 4096], 0x1000).unwrap();
+        memory.write_backing(0x1000, &[7; 4096]).unwrap();
         let mut back = [0; 4096];
         memory.read(0x1000, &mut back).unwrap();
         assert_eq!(back, [7; 4096]);
+        assert!(memory.write_backing(0x1001, &[7; 4096]).is_err());
+        assert!(memory.write_backing(u64::MAX, &[7]).is_err());
+    }
+
+    #[test]
+    fn shared_memory_is_its_file() {
+        let region = Region { address: 0x10_0000, size: 0x3000, offset: 0, readonly: false };
+        let memory = GuestMemory::shared(&[region]).unwrap();
+        memory.write(0x10_1002, &[1, 2, 3]).unwrap();
+        let mut back = [0; 3];
+        std::os::unix::fs::FileExt::read_exact_at(memory.file().unwrap(), &mut back, 0x1002).unwrap();
+        assert_eq!(back, [1, 2, 3]);
+        assert!(GuestMemory::new(&[region]).unwrap().file().is_none());
+    }
+
+    #[test]
+    fn memory_begins_where_a_huge_page_can() {
+        for size in [0x1000, 0x20_0000, 0x30_1000] {
+            let region = Region { address: 0, size, offset: 0, readonly: false };
+            for memory in [GuestMemory::new(&[region]).unwrap(), GuestMemory::shared(&[region]).unwrap()] {
+                assert_eq!(memory.base() as usize % HUGE_PAGE, 0);
+                memory.write(size - 1, &[1]).unwrap();
+            }
+        }
     }
 
     #[test]

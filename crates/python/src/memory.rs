@@ -3,7 +3,6 @@ use hv::Region;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 /// Guest RAM and ROM by guest-physical address.
@@ -30,10 +29,6 @@ impl GuestMemory {
     fn regions(&self) -> Vec<(u64, u64, u64, bool)> {
         let row = |region: &Region| (region.address, region.size, region.offset, region.readonly);
         self.memory.regions().iter().map(row).collect()
-    }
-
-    fn fileno(&self) -> i32 {
-        self.memory.file().as_raw_fd()
     }
 
     fn read<'py>(&self, py: Python<'py>, gpa: u64, size: usize) -> PyResult<Bound<'py, PyBytes>> {

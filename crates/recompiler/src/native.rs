@@ -53,7 +53,12 @@ impl Host {
     /// Shows the RAM of `core` at `base` (a multiple of 0x800_0000 below 0x4000_0000, one for each test), and prepares to
     /// catch signals on this thread.
     pub(crate) fn new(core: &Core, base: u64) -> Host {
-        map(base, testing::RAM, libc::PROT_READ | libc::PROT_WRITE, core.memory.file().as_raw_fd());
+        map(
+            base,
+            testing::RAM,
+            libc::PROT_READ | libc::PROT_WRITE,
+            core.memory.file().expect("shared memory").as_raw_fd(),
+        );
         map(base + CONTEXT, 4096, libc::PROT_READ | libc::PROT_WRITE, -1);
         let writable = map_stub(base + STUB);
         let free =

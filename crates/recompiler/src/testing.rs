@@ -39,7 +39,7 @@ impl hv::Bus for Open {
 /// A processor in real mode, with [`RAM`] bytes of RAM.
 pub(crate) fn real_mode() -> Box<Core> {
     let region = Region { address: 0, size: RAM, offset: 0, readonly: false };
-    let memory = Arc::new(GuestMemory::new(&[region]).expect("memory for a test"));
+    let memory = Arc::new(GuestMemory::shared(&[region]).expect("memory for a test"));
     let shared = Arc::new(Shared::new(1, (RAM / PAGE_SIZE) as usize));
     let model = Arc::new(crate::cpuid::CpuModel::new(1, hv::CpuModel::Host).expect("a usable host processor"));
     let mut core = Core::new(0, memory, Arc::new(Open), None, shared, model, Tsc::starting_at(0));
