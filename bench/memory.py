@@ -57,7 +57,7 @@ def _is_ram(mapping: str) -> bool:
     """Whether a mapping is the guest's RAM: as large as that, and huge pages are wanted for it."""
     size = re.search(r"^Size: +(\d+) kB", mapping, re.MULTILINE)
     huge = re.search(r"^VmFlags:.* hg", mapping, re.MULTILINE)
-    return size is not None and int(size[1]) >= _RAM_KIB and huge is not None
+    return size is not None and int(size[1]) == _RAM_KIB and huge is not None
 
 
 def _sum(field: str, mappings: Iterable[str]) -> float:
