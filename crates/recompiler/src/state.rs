@@ -5,7 +5,7 @@ use crate::mode::{Mode, ModeNumbers, Window};
 use crate::smp::Shared;
 use crate::tlb::{Itlb, Tlb};
 use hv::{Bus, DescriptorTable, GuestMemory, LocalApic, Segment, SegmentRegister, Tsc};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::alloc::{Layout, alloc, handle_alloc_error};
 use std::sync::Arc;
 
@@ -256,6 +256,15 @@ pub mod layout {
     }
 }
 
+/// What is known of an instruction that led a group of accesses and did not stay in one page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Roams {
+    /// It goes from page to page: its group had better ask the TLB.
+    Far,
+    /// Its group often lies across the end of a page, or is not aligned: it is better off alone.
+    Alone,
+}
+
 /// A guest processor.
 ///
 /// The first part is laid out for translated code, which reaches it through the GS segment; everything else is Rust's.
@@ -327,8 +336,8 @@ pub struct Core {
     pub memo_budget: i32,
     /// Time-stamp counter when that was done last.
     pub memos_judged: u64,
-    /// Instructions that wander from page to page, better off without memos.
-    pub roaming: FxHashSet<u64>,
+    /// What is known of instructions by address, for those that do not stay in one page.
+    pub roaming: FxHashMap<u64, Roams>,
     /// Host address at which translated code goes on.
     pub resume: u64,
     /// The host's stack pointer, while RSP is the guest's.
@@ -569,7 +578,7 @@ impl Core {
             spill: [0; 2],
             memo_budget: 0,
             memos_judged: 0,
-            roaming: FxHashSet::default(),
+            roaming: FxHashMap::default(),
             resume: 0,
             host_stack: 0,
             this: 0,

@@ -8,6 +8,7 @@
 
 use super::form::{Memory, Plan, general};
 use crate::blocks::Decoded;
+use crate::state::Roams;
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 /// Bytes from the lowest to the highest access of a group. Wide groups more often lie across the end of a page.
@@ -26,6 +27,8 @@ pub struct Group {
     pub mask: i32,
     /// The value is the stack pointer's at the start of the block.
     pub stack: bool,
+    /// One of them is known to go from page to page: see [`Roams::Far`].
+    pub roams: bool,
     /// Number of accesses.
     pub count: u32,
     first: usize,
@@ -74,13 +77,12 @@ const REGISTERS: usize = 18;
 const STACK: u32 = 1 + 4;
 
 impl Groups {
-    /// Looks for the groups of a block of 64-bit code. `roams`: the instruction at this address is known to wander from
-    /// page to page, and to be better off alone. `lone`: groups of one access are of use, and so are groups off sums of
-    /// registers.
+    /// Looks for the groups of a block of 64-bit code. `roams`: what is known of the instruction at an address. `lone`:
+    /// groups of one access are of use, and so are groups off sums of registers.
     pub fn find<'a>(
         code: &[Decoded],
         plan: impl Fn(usize) -> &'a Plan,
-        roams: impl Fn(u64) -> bool,
+        roams: impl Fn(u64) -> Option<Roams>,
         lone: bool,
     ) -> Self {
         let mut groups = Groups {
@@ -96,7 +98,7 @@ impl Groups {
         }
         for access in groups.accesses.iter_mut().flatten() {
             let group = access.map(|access| groups.list[access.group]);
-            if group.is_some_and(|group| group.count == 1 && !lone && !group.stack) {
+            if group.is_some_and(|group| group.count == 1 && (!lone || group.roams) && !group.stack) {
                 *access = None;
             }
         }
@@ -133,7 +135,7 @@ impl Groups {
         last + 1
     }
 
-    fn instruction(&mut self, index: usize, instruction: &Instruction, plan: &Plan, roams: bool) {
+    fn instruction(&mut self, index: usize, instruction: &Instruction, plan: &Plan, roams: Option<Roams>) {
         use Mnemonic::*;
         match plan {
             Plan::Nothing => {}
@@ -195,17 +197,17 @@ impl Groups {
     }
 
     /// A memory operand off registers.
-    fn explicit(&mut self, index: usize, instruction: &Instruction, memory: Memory, roams: bool) {
+    fn explicit(&mut self, index: usize, instruction: &Instruction, memory: Memory, roams: Option<Roams>) {
         let has = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
         let locked = instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg;
-        if !has || roams || locked {
+        if !has || roams == Some(Roams::Alone) || locked {
             return;
         }
         // MOV at a fixed address may have a displacement of 64 bits.
         let Ok(displacement) = i32::try_from(instruction.memory_displacement64() as i64) else { return };
         let Some(value) = self.value(instruction) else { return };
         let mask = if memory.aligned { i32::from(memory.size) - 1 } else { 0 };
-        self.accesses[index][0] = self.add(index, value, displacement, memory.size, memory.write, mask);
+        self.accesses[index][0] = self.add(index, value, displacement, memory, mask, roams);
     }
 
     /// What the registers of a memory operand add up to. `None`: no group is for it.
@@ -241,10 +243,10 @@ impl Groups {
         Some(Value { version, offset })
     }
 
-    fn implicit(&mut self, index: usize, register: u8, displacement: i32, write: bool, roams: bool) {
-        if !roams {
-            self.accesses[index][1] =
-                self.add(index, self.registers[register as usize & 15], displacement, 8, write, 0);
+    fn implicit(&mut self, index: usize, register: u8, displacement: i32, write: bool, roams: Option<Roams>) {
+        if roams != Some(Roams::Alone) {
+            let value = self.registers[register as usize & 15];
+            self.accesses[index][1] = self.add(index, value, displacement, Memory { write, ..READ }, 0, roams);
         }
     }
 
@@ -253,11 +255,13 @@ impl Groups {
         index: usize,
         value: Value,
         displacement: i32,
-        size: u16,
-        write: bool,
+        memory: Memory,
         mask: i32,
+        roams: Option<Roams>,
     ) -> Option<Access> {
         let Value { version, offset } = value;
+        let Memory { size, write, .. } = memory;
+        let roams = roams == Some(Roams::Far);
         let displacement = offset.checked_add(displacement)?;
         let high = displacement.checked_add(i32::from(size))?;
         let present = self.list.iter().rposition(|group| group.version == version);
@@ -280,6 +284,7 @@ impl Groups {
                         low: from,
                         high: to,
                         write: group.write || write,
+                        roams: group.roams || roams,
                         mask,
                         count: group.count + 1,
                         last: index,
@@ -295,6 +300,7 @@ impl Groups {
             write,
             mask,
             stack: version == STACK && present.is_none(),
+            roams,
             count: 1,
             first: index,
             last: index,

@@ -5,7 +5,7 @@ use super::{Leader, Site, stubs};
 use crate::fault::vector;
 use crate::mmu::Kind;
 use crate::smp::Request;
-use crate::state::Core;
+use crate::state::{Core, Roams};
 use crate::tlb;
 
 /// Misses of all memos between two looks at who missed.
@@ -14,7 +14,7 @@ const BUDGET: i32 = 1 << 18;
 /// Ticks of the time-stamp counter per miss below which memos miss too often.
 const RARE: u64 = 150;
 
-/// A leader that has this share of all misses does without from then on.
+/// A leader that has this share of all misses asks the TLB from then on.
 const SHARE: u32 = BUDGET as u32 / 256;
 
 /// What an interpreted group counts for, in misses.
@@ -70,13 +70,13 @@ fn in_vain(core: &mut Core, site: Site) -> Resolved {
         memo.misses += INTERPRETED;
         if memo.misses >= HOPELESS {
             memo.misses = 0;
-            roams(core, site.rip);
+            learn(core, site.rip, Roams::Alone);
         }
     }
     INTERPRET
 }
 
-/// Many memos missed: when it happened in a short time, those that missed often do without memos in the future.
+/// Many memos missed: when it happened in a short time, those that missed often ask the TLB in the future.
 fn judge(core: &mut Core) {
     let now = core.tsc.now();
     let often = now.wrapping_sub(core.memos_judged) < BUDGET as u64 * RARE;
@@ -85,21 +85,24 @@ fn judge(core: &mut Core) {
     for number in 0..core.leader_count {
         let Some(memo) = leader_at(core, number) else { break };
         let misses = std::mem::take(&mut memo.misses);
-        let site = memo.site;
-        if often && misses >= SHARE {
+        let (site, remembered) = (memo.site, memo.remembered);
+        if often && misses >= SHARE && remembered {
             if let Some(site) = super::callbacks::site_at(core, site) {
-                roams(core, site.rip);
+                learn(core, site.rip, Roams::Far);
             }
         }
     }
 }
 
-/// The instruction at `rip` does without memos: its block is translated afresh.
-fn roams(core: &mut Core, rip: u64) {
+/// Remembers something of the instruction at `rip`: its block is translated afresh.
+fn learn(core: &mut Core, rip: u64, roams: Roams) {
     if core.roaming.len() >= MOST_ROAMING {
         core.roaming.clear();
     }
-    core.roaming.insert(rip);
+    let known = core.roaming.entry(rip).or_insert(roams);
+    if roams == Roams::Alone {
+        *known = roams;
+    }
     // Where the code is not mapped any more, its block is not run any more either.
     let Ok(physical) = core.fetch_address(rip) else { return };
     if let Some(offset) = core.memory.offset(physical, 1) {

@@ -49,6 +49,7 @@ impl Lowering<'_> {
         if let Some(memory) = copied.memory {
             if variable_count && needs_restore {
                 // The count and the address would need RCX and the flags RAX, all at once.
+                self.addend = None;
                 return self.copy_shift_memory(instruction, copied, memory, flags);
             }
             operand = Some(self.operand(instruction, memory, flags.live_in)?);
@@ -59,6 +60,7 @@ impl Lowering<'_> {
             staging.add(gpr)?;
         }
         let site = operand.as_ref().and_then(|operand| operand.site);
+        let addend = operand.as_ref().map_or(self.addend, |operand| operand.memo);
         let memory_operand = operand.map(|operand| match operand.rm {
             rm if staging.uses(host::RCX) => self.combine(rm, host::RAX),
             // A high byte cannot be named beside a base that needs REX.
@@ -102,6 +104,8 @@ impl Lowering<'_> {
             }
         }
         self.after_op(&flags);
+        let intact = memory_operand.is_none_or(|rm| matches!(rm, Rm::BaseIndex { index: host::RCX, .. }));
+        self.addend = addend.filter(|_| intact && !staging.uses(host::RCX));
         if copied.memory.is_none() {
             self.held = staging.first().map_or(held, |gpr| matches!(home(gpr), Home::Core(_)).then_some(gpr));
         }

@@ -2,8 +2,8 @@
 //!
 //! A leader adds the memo's `minus` to the lowest address of its group: a small sum says in one compare that the
 //! whole group lies in the memo's page. Then RCX is the memo's `addend`, and the guest's own addressing, with RCX as
-//! the index, reaches the host's bytes. Where groups of the kernel are concerned, whose accesses seldom stay in one page,
-//! the leader asks the TLB, and the memo only keeps the addend for the others.
+//! the index, reaches the host's bytes. Groups of the kernel seldom stay in one page, and neither do those that are known to
+//! roam: there the leader asks the TLB, and the memo only keeps the addend for the others in the block.
 
 use super::flow::Cold;
 use super::{Home, Lowering, Unfit, home};
@@ -26,6 +26,8 @@ pub(super) struct Operand {
     pub rm: Rm,
     /// The site to finish behind the instruction.
     pub site: Option<u32>,
+    /// The memo whose addend is in RCX.
+    pub memo: Option<usize>,
 }
 
 /// The guest's registers that add up to an address but for its displacement.
@@ -50,6 +52,11 @@ impl Parts {
 
     fn of_register(register: Register) -> Self {
         Parts { segment: None, base: register, index: Register::None, scale: 1 }
+    }
+
+    /// One register and nothing else.
+    fn plain(self) -> bool {
+        self.segment.is_none() && self.index == Register::None
     }
 }
 
@@ -128,7 +135,7 @@ impl Lowering<'_> {
                 self.lookup(instruction, memory)
             }
         };
-        Ok(Operand { rm: TABLE, site: Some(site) })
+        Ok(Operand { rm: TABLE, site: Some(site), memo: None })
     }
 
     /// An operand that belongs to a group; otherwise nothing is done.
@@ -148,8 +155,11 @@ impl Lowering<'_> {
         let addend = Rm::Gs(layout::memo(memo) + layout::MEMO_ADDEND);
         if self.open.groups[access.group] {
             let base = self.base(parts);
-            self.asm.load(host::RCX, addend);
-            return Some(Operand { rm: Rm::BaseIndex { base, index: host::RCX, scale: 0, displacement }, site: None });
+            if self.addend != Some(memo) || !parts.plain() {
+                self.asm.load(host::RCX, addend);
+            }
+            let rm = Rm::BaseIndex { base, index: host::RCX, scale: 0, displacement };
+            return Some(Operand { rm, site: None, memo: Some(memo) });
         }
         self.before_clobber(live);
         let group = self.groups.list[access.group];
@@ -171,10 +181,13 @@ impl Lowering<'_> {
             from = self.in_page(host::RAX, group.high - group.low, group.mask);
             let found = Rm::GsIndexed { base: host::RCX, displacement: self.tlb_base + layout::TLB_ADDEND };
             self.asm.load(host::RCX, found);
-            if group.count > 1 {
+            if group.count > 1 || !parts.plain() {
                 self.asm.store(addend, host::RCX);
             }
             register = self.base(parts);
+            if !parts.plain() {
+                self.asm.load(host::RCX, addend);
+            }
         }
         let resume = self.groups.resume(self.index, access.group, |group| self.open.groups[group]);
         let site = self.site(instruction, SiteKind::Leader, memory.size, memory.aligned);
@@ -198,7 +211,8 @@ impl Lowering<'_> {
         self.open.leading.push(access.group);
         self.open.resumes.push((site, resume));
         self.cold.push(Cold::Leader { from, parts, low, site });
-        Some(Operand { rm: Rm::BaseIndex { base: register, index: host::RCX, scale: 0, displacement }, site: None })
+        let rm = Rm::BaseIndex { base: register, index: host::RCX, scale: 0, displacement };
+        Some(Operand { rm, site: None, memo: Some(memo) })
     }
 
     /// As [`Self::finish_site`] where the instruction may lead a group behind the lookup of `site`: the interpreter then goes
@@ -213,14 +227,14 @@ impl Lowering<'_> {
 
     /// Whether a group's leader compares with its memo, instead of asking the TLB.
     fn remembers(&self, group: &Group) -> bool {
-        group.stack || self.mode.view() == View::User
+        group.stack || self.mode.view() == View::User && !group.roams
     }
 
     /// A host register that holds what the guest's registers add up to: where that is no single one with a home on the host,
     /// RAX. Sums also destroy RCX.
     fn base(&mut self, parts: Parts) -> u8 {
         let Parts { segment, base, index, scale } = parts;
-        if segment.is_none() && index == Register::None {
+        if parts.plain() {
             return match home(base.number() as u8) {
                 Home::Host(register) => register,
                 Home::Core(offset) => {
@@ -270,11 +284,19 @@ impl Lowering<'_> {
 /// and those for writing.
 pub(super) fn assign(groups: &Groups, view: View, next: &mut [usize; 2]) -> Vec<Option<usize>> {
     let memos = ViewMemos::of(view);
+    // What only keeps addends within a block finds a place where nobody compares.
+    let passing = ViewMemos::of(View::Supervisor);
     let mut used = [0; 2];
+    let mut roaming = [0; 2];
     let mut assign = |group: &Group| {
         let kind = usize::from(group.write);
         if group.stack {
             return Some(memos.stack(group.write));
+        }
+        if group.roams && view == View::User {
+            let number = passing.shared(group.write).nth(roaming[kind]);
+            roaming[kind] += 1;
+            return number;
         }
         let shared = memos.shared(group.write);
         used[kind] += 1;

@@ -34,12 +34,12 @@ use super::stubs::Stubs;
 use super::{Leader, Link, Records, Site};
 use crate::blocks::{Block, BlockId, Decoded, Key};
 use crate::mode::Mode;
-use crate::state::layout;
+use crate::state::{Roams, layout};
 use crate::tlb::View;
 use flow::Cold;
 use iced_x86::{Instruction, Mnemonic};
 use memo::Open;
-use rustc_hash::FxHashSet;
+use rustc_hash::FxHashMap;
 
 /// Where a guest register lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,8 @@ pub struct Lowering<'a> {
     open: Open,
     /// The register of the core that RAX holds.
     held: Option<u8>,
+    /// The memo whose addend RCX holds.
+    addend: Option<usize>,
     /// Index of the present instruction.
     index: usize,
     /// Where the instructions end.
@@ -165,6 +167,7 @@ impl<'a> Lowering<'a> {
             groups: Groups::none(0),
             open: Open::default(),
             held: None,
+            addend: None,
             index: 0,
             ends: Vec::new(),
             block,
@@ -180,13 +183,13 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Translates a block, behind which the flags `wanted` are. Instructions at addresses in `roaming` do without memos.
+    /// Translates a block, behind which the flags `wanted` are. `roaming` says what is known of instructions by address.
     pub fn translate(
         mut self,
         planner: &mut Planner,
         block: &Block,
         wanted: Flags,
-        roaming: &FxHashSet<u64>,
+        roaming: &FxHashMap<u64, Roams>,
     ) -> Lowered {
         self.wanted = wanted;
         let (code, bytes) = block.code();
@@ -200,7 +203,7 @@ impl<'a> Lowering<'a> {
         let mut uses = flags::liveness(code, wanted, |index| matches!(plans[index].0, Plan::Interpret));
         if self.wide() {
             let view = self.mode.view();
-            let roams = |rip: u64| roaming.contains(&rip);
+            let roams = |rip: u64| roaming.get(&rip).copied();
             self.groups = Groups::find(code, |index| &plans[index].0, roams, view == View::User);
             self.open = Open::new(memo::assign(&self.groups, view, self.next_memo));
         } else {
@@ -219,7 +222,7 @@ impl<'a> Lowering<'a> {
             ended = self.instruction(decoded, plan, planner, bytes, flags);
             if let Some(pointer) = pointers[index] {
                 self.note_x87(pointer);
-                self.held = None;
+                (self.held, self.addend) = (None, None);
             }
         }
         if !ended {
@@ -271,6 +274,9 @@ impl<'a> Lowering<'a> {
         let mark = (self.asm.bytes.len(), self.cold.len(), self.sites.len(), self.in_host, self.saved);
         let memos = (self.memos.len(), self.open.sites());
         let held = self.held.take();
+        if !matches!(plan, Plan::Copy(_) | Plan::Nothing) {
+            self.addend = None;
+        }
         let result = match plan {
             Plan::Nothing => {
                 self.held = held;
@@ -286,7 +292,7 @@ impl<'a> Lowering<'a> {
                 ended
             }
             Err(Unfit) => {
-                self.held = None;
+                (self.held, self.addend) = (None, None);
                 self.memos.truncate(memos.0);
                 self.open.forget_sites(memos.1);
                 self.open.close();
@@ -304,7 +310,7 @@ impl<'a> Lowering<'a> {
     fn resume_at(&mut self, index: usize) {
         for site in self.open.resuming_at(index) {
             self.finish_site(site);
-            self.held = None;
+            (self.held, self.addend) = (None, None);
         }
     }
 

@@ -48,7 +48,7 @@ impl Lowering<'_> {
             return operand;
         }
         self.before_clobber(live);
-        Operand { rm: TABLE, site: Some(self.stack_lookup(instruction, displacement, size, write)) }
+        Operand { rm: TABLE, site: Some(self.stack_lookup(instruction, displacement, size, write)), memo: None }
     }
 
     /// RSP += displacement, leaving the flags alone. RCX is destroyed where the pointer has 16 bits.

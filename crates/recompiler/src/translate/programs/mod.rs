@@ -17,7 +17,7 @@ use crate::blocks::{self, Decoded};
 use crate::fault::vector;
 use crate::interp::{self, Delivered};
 use crate::smp::Request;
-use crate::state::{Core, flag};
+use crate::state::{Core, Roams, flag};
 use crate::testing::{Random, environment};
 use crate::vcpu::RecompilerVcpu;
 use code::Program;
@@ -42,10 +42,15 @@ fn machine(seed: u64) -> Box<Core> {
     let program = Program::new(&mut random, &setting);
     core.memory.write(machine::CODE, &program.code[0]).expect("RAM");
     core.memory.write(machine::OTHER_CODE, &program.code[1]).expect("RAM");
-    // Instructions that are known to do without memos.
+    // Instructions that are known to roam.
     if random.below(3) == 0 {
         let places = (0..program.code[0].len() as u64).flat_map(|at| [at, at + (machine::ALIAS << 12)]);
-        core.roaming.extend(places.map(|at| setting.user + at).filter(|_| random.below(4) == 0));
+        for at in places {
+            if random.below(4) == 0 {
+                let roams = if random.below(2) == 0 { Roams::Far } else { Roams::Alone };
+                core.roaming.insert(setting.user + at, roams);
+            }
+        }
     }
     core.rip = program.start;
     core.gpr[4] = program.stack;
