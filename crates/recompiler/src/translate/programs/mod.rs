@@ -218,8 +218,13 @@ fn differences(expected: &Outcome, found: &Outcome) -> Vec<String> {
             differs(&format!("memory at {at:#x}, in the log {entry:?}"), word(expected), word(found));
         }
     }
-    if expected.segments != found.segments {
-        list.push("segments".into());
+    for (name, (a, b)) in ["es", "cs", "ss", "ds", "fs", "gs"].iter().zip(expected.segments.iter().zip(&found.segments))
+    {
+        // A program in ring 0 that is led to SYSRET may be interrupted at level 3, and IRET takes data segments away there.
+        let taken = b.selector == 0 && a.access >> 5 & 3 == 0 && !matches!(*name, "cs" | "ss");
+        if a != b && !taken {
+            list.push(format!("{name}: {a:x?}, translated {b:x?}"));
+        }
     }
     list
 }
