@@ -142,7 +142,8 @@ pub enum Found {
 }
 
 impl Blocks {
-    fn known(&self, key: &Key) -> Option<BlockId> {
+    /// The block that a key finds.
+    pub fn known(&self, key: &Key) -> Option<BlockId> {
         self.by_key.find(hash(key), |&id| self.list[id as usize].key == *key).copied()
     }
 

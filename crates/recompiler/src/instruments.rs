@@ -1,6 +1,6 @@
 //! Instruments: guest code beside its host code, and a map of translated blocks for `perf`.
 
-use crate::blocks::Block;
+use crate::translate::Trace;
 use hv::Error;
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter};
 use std::fmt::Write as _;
@@ -62,18 +62,18 @@ impl Instruments {
     }
 
     /// A block was translated to `code`, which lies at `base`.
-    pub(crate) fn translated(&self, block: &Block, base: u64, code: &[u8]) {
-        let start = block.key.mode.linear(block.key.rip);
+    pub(crate) fn translated(&self, trace: &Trace, base: u64, code: &[u8]) {
+        let start = trace.key.mode.linear(trace.key.rip);
         if let Some(map) = &self.map {
             let mut map = lock(map);
             let name = map.name(start);
             // A map with holes is still of use.
             let _ = writeln!(map.file, "{base:x} {:x} {name}", code.len());
         }
-        if self.dump_block.is_some_and(|address| address.wrapping_sub(start) < u64::from(block.size)) {
+        if self.dump_block.is_some_and(|address| address.wrapping_sub(start) < u64::from(trace.size)) {
             let mut listings = lock(&self.listings);
             if listings.len() < MAX_LISTINGS {
-                listings.push(listing(block, base, code));
+                listings.push(listing(trace, base, code));
             }
         }
     }
@@ -96,10 +96,10 @@ impl PerfMap {
 }
 
 /// Guest code, then host code.
-fn listing(block: &Block, base: u64, code: &[u8]) -> String {
+fn listing(trace: &Trace, base: u64, code: &[u8]) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "guest {:#x}, {} bytes", block.key.rip, block.size);
-    disassemble(&mut text, block.code().1, block.key.mode.bits() as u32, block.key.rip);
+    let _ = writeln!(text, "guest {:#x}, {} bytes", trace.key.rip, trace.size);
+    disassemble(&mut text, &trace.bytes, trace.key.mode.bits() as u32, trace.key.rip);
     let _ = writeln!(text, "host {base:#x}, {} bytes", code.len());
     disassemble(&mut text, code, 64, base);
     text

@@ -69,17 +69,18 @@ fn shift_count(instruction: &Instruction) -> Option<u8> {
     }
 }
 
-/// Backward liveness over a block, behind which some flags are wanted. An interpreted instruction wants all flags: it may push
-/// them.
-pub fn liveness(code: &[Decoded], wanted: Flags, interpreted: impl Fn(usize) -> bool) -> Vec<Use> {
-    let mut live = wanted;
+/// Backward liveness over code. `wanted`: what is wanted where an instruction leads by branching, and behind the last one. An
+/// interpreted instruction wants all flags: it may push them.
+pub fn liveness(code: &[Decoded], wanted: impl Fn(usize) -> Flags, interpreted: impl Fn(usize) -> bool) -> Vec<Use> {
+    let mut live = 0;
     let mut uses: Vec<Use> = code.iter().map(|decoded| of(&decoded.instruction)).collect();
     for (index, flags) in uses.iter_mut().enumerate() {
         if interpreted(index) {
             flags.reads = ALL;
         }
     }
-    for flags in uses.iter_mut().rev() {
+    for (index, flags) in uses.iter_mut().enumerate().rev() {
+        live |= wanted(index);
         flags.live_out = live;
         live = live & !flags.writes | flags.reads;
         flags.live_in = live;

@@ -23,6 +23,7 @@ mod peek;
 #[cfg(test)]
 mod programs;
 mod stubs;
+mod trace;
 #[cfg(test)]
 mod transitions;
 
@@ -46,6 +47,7 @@ use stubs::{Stubs, Vectors, exit};
 
 pub use in_place::InPlace;
 pub use peek::Pieces;
+pub use trace::Trace;
 
 /// Bytes of host code one vCPU keeps before it starts afresh.
 const CODE_SIZE: usize = 48 << 20;
@@ -313,21 +315,20 @@ impl Translator {
         core.rflags = saved_to_flags(core.rflags, core.flags);
     }
 
-    /// Translates a block.
+    /// Translates a block, and what follows it as a rule.
     fn translate(&mut self, core: &mut Core, blocks: &mut Blocks, id: BlockId) {
         let start = core.tsc.now();
-        let block = &blocks.list[id as usize];
-        let Some(last) = block.code().0.last() else { return };
-        let peeked = peek::behind(core, block.key, &last.instruction);
+        let Some(trace) = Trace::take(blocks, id) else { return };
+        let peeked = peek::behind(core, &trace);
         let records = &self.records;
         let (first_site, first_link) = (records.sites.len(), records.links.len());
         let first_leader = records.leaders.len();
         let base = self.code.next();
-        let key = block.key;
+        let key = trace.key;
         let mode_number = core.mode_numbers.assign(key.mode);
         let place = lower::Place { base, key, block: id, mode_number };
         let lowering = Lowering::new(place, &self.stubs, &mut self.records);
-        let lowered = lowering.translate(&mut self.planner, block, peeked.wanted, &core.roaming);
+        let lowered = lowering.translate(&mut self.planner, &trace, &peeked, &core.roaming);
         let offset = (base - self.code.base()) as u32;
         for leader in &mut self.records.leaders[first_leader..] {
             leader.join += offset;
@@ -345,9 +346,9 @@ impl Translator {
             }
         }
         self.code.append(&lowered.bytes);
-        self.instruments.translated(block, base, &lowered.bytes);
+        self.instruments.translated(&trace, base, &lowered.bytes);
         self.translated += 1;
-        self.guest_bytes += u64::from(block.size);
+        self.guest_bytes += u64::from(trace.size);
         self.host_bytes += lowered.bytes.len() as u64;
         blocks.list[id as usize].body = Body::Translated(Translated {
             entry_saved: base + u64::from(lowered.entry_saved),

@@ -1,37 +1,41 @@
-//! What the code behind a block does with the flags: mostly it overwrites them unread, and then nobody has to keep them.
+//! What the code where a trace is left does with the flags: mostly it overwrites them unread, and then nobody has to keep them.
 //!
 //! Looked at is code of the block's own page alone, which is mapped wherever the block is. The block depends on its bytes as
 //! on its own: it is dropped when they change.
 
 use super::flags::{self, ALL, Flags};
+use super::trace::Trace;
 use crate::blocks::Key;
 use crate::cpuid::CpuModel;
 use crate::state::Core;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
-/// Most instructions looked at on each way out of a block.
+/// Most instructions looked at on each way out.
 const MOST: usize = 12;
 
-/// Flags that are wanted behind a block, and why.
+/// Flags that are wanted where a trace is left, and why.
 pub struct Peeked {
-    /// The flags.
-    pub wanted: Flags,
+    /// The flags: where the branches in the middle lead, by their indices, and behind the last instruction.
+    wanted: Vec<(usize, Flags)>,
     /// The bytes that this was read from.
     pub pieces: Pieces,
 }
 
 impl Peeked {
-    fn nothing() -> Self {
-        Peeked { wanted: ALL, pieces: Pieces::default() }
+    /// What is wanted where instruction `index` leads: nothing for one that leads to the next.
+    pub fn wanted(&self, index: usize) -> Flags {
+        self.wanted.iter().find(|&&(known, _)| known == index).map_or(0, |&(_, wanted)| wanted)
     }
 }
 
-/// Up to two pieces of a page, as offset and size; a size of 0 for none.
+/// Pieces of a page, as offset and size; a size of 0 for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pieces([(u16, u16); 2]);
+pub struct Pieces([(u16, u16); MOST_PIECES]);
+
+const MOST_PIECES: usize = 4;
 
 impl Pieces {
-    /// The pieces that instructions lie in, or where there are more than two, one that holds all.
+    /// The pieces that instructions lie in, or where there are too many, one that holds all.
     fn of(seen: &[Seen]) -> Self {
         let mut pieces = Pieces::default();
         let mut used = 0;
@@ -39,14 +43,16 @@ impl Pieces {
             let (at, size) = (at as u16, size as u16);
             match pieces.0[..used].last_mut() {
                 Some((first, length)) if *first + *length == at => *length += size,
-                _ if used < 2 => {
+                _ if used < MOST_PIECES => {
                     pieces.0[used] = (at, size);
                     used += 1;
                 }
                 _ => {
                     let start = seen.iter().map(|seen| seen.at).min().unwrap_or(0);
                     let end = seen.iter().map(|seen| seen.at + seen.size).max().unwrap_or(start);
-                    return Pieces([(start as u16, (end - start) as u16), (0, 0)]);
+                    let mut one = Pieces::default();
+                    one.0[0] = (start as u16, (end - start) as u16);
+                    return one;
                 }
             }
         }
@@ -59,16 +65,35 @@ impl Pieces {
     }
 }
 
-/// Looks behind the last instruction of a block, and has stores to what was looked at noticed from then on.
-pub fn behind(core: &mut Core, key: Key, last: &Instruction) -> Peeked {
-    let Some(ways) = ways(last).filter(|_| key.mode.long() && key.second.is_none()) else { return Peeked::nothing() };
-    let page = Page::of(core, key);
+/// Looks behind the branches of a trace and its last instruction, and has stores to what was looked at noticed from then on.
+pub fn behind(core: &mut Core, trace: &Trace) -> Peeked {
+    let last = trace.code.len().saturating_sub(1);
+    let exits = trace.branches().chain([last]);
+    let nothing = |exits: &mut dyn Iterator<Item = usize>| Peeked {
+        wanted: exits.map(|index| (index, ALL)).collect(),
+        pieces: Pieces::default(),
+    };
+    if !trace.key.mode.long() || trace.key.second.is_some() {
+        return nothing(&mut exits.into_iter());
+    }
+    let page = Page::of(core, trace.key);
     let mut walk = Walk { model: &core.cpuid, page: &page, seen: Vec::new() };
-    let wanted = ways.into_iter().flatten().fold(0, |wanted, rip| wanted | walk.from(rip));
-    if wanted == ALL {
-        return Peeked::nothing();
+    let mut wanted = Vec::new();
+    for index in exits {
+        let instruction = &trace.code[index].instruction;
+        let leads = ways(instruction).map(|[taken, next]| [taken, next.filter(|_| index == last)]);
+        let before = walk.seen.len();
+        let flags = leads.map_or(ALL, |ways| ways.into_iter().flatten().fold(0, |flags, rip| flags | walk.from(rip)));
+        if flags == ALL {
+            // Nothing depends on what was seen.
+            walk.seen.truncate(before);
+        }
+        wanted.push((index, flags));
     }
     let seen = walk.seen;
+    if seen.is_empty() {
+        return Peeked { wanted, pieces: Pieces::default() };
+    }
     let pieces = Pieces::of(&seen);
     for (offset, size) in pieces.pieces(page.offset) {
         let (shared, memory, mut party) = core.smp();
@@ -76,7 +101,7 @@ pub fn behind(core: &mut Core, key: Key, last: &Instruction) -> Peeked {
     }
     // A store that came since the bytes were read shows now.
     if seen.iter().any(|seen| page.read(seen.at).0[..seen.size] != seen.bytes[..seen.size]) {
-        return Peeked::nothing();
+        return nothing(&mut wanted.into_iter().map(|(index, _)| index));
     }
     Peeked { wanted, pieces }
 }
@@ -184,6 +209,8 @@ fn of(instruction: &Instruction) -> (Flags, Flags) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocks::Decoded;
+    use crate::interp;
     use crate::state::Bits;
     use crate::testing::{self, CODE, DATA, NoKick};
     use crate::vcpu::RecompilerVcpu;
@@ -197,8 +224,10 @@ mod tests {
         let mut core = testing::core(Bits::B64, 0);
         core.memory.write(CODE, &[&[0xEB, 0], code].concat()).expect("RAM");
         let key = Key { offset: CODE, rip: CODE, mode: crate::mode::Mode::of(&core), second: None };
-        let jump = Decoder::with_ip(64, &[0xEB, 0], CODE, DecoderOptions::NONE).decode();
-        behind(&mut core, key, &jump).wanted
+        let instruction = Decoder::with_ip(64, &[0xEB, 0], CODE, DecoderOptions::NONE).decode();
+        let jump = Decoded { handler: interp::handler(&instruction), instruction };
+        let trace = Trace { key, size: 2, code: vec![jump], bytes: vec![0xEB, 0] };
+        behind(&mut core, &trace).wanted(0)
     }
 
     #[test]
@@ -226,7 +255,9 @@ mod tests {
         assert_eq!(pieces(&[]), []);
         assert_eq!(pieces(&[(16, 3), (19, 2)]), [(0x7010, 5)]);
         assert_eq!(pieces(&[(16, 3), (4090, 6)]), [(0x7010, 3), (0x7FFA, 6)]);
-        assert_eq!(pieces(&[(16, 3), (4090, 6), (0, 1)]), [(0x7000, 4096)]);
+        let many = [(16, 3), (4090, 6), (100, 1), (0, 1), (200, 1)];
+        assert_eq!(pieces(&many[..4]), [(0x7010, 3), (0x7FFA, 6), (0x7064, 1), (0x7000, 1)]);
+        assert_eq!(pieces(&many), [(0x7000, 4096)]);
     }
 
     #[test]

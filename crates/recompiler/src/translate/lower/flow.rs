@@ -56,11 +56,20 @@ impl Lowering<'_> {
         if self.mode.reaches(target) { Ok(target) } else { Err(Unfit) }
     }
 
-    /// A loop's branch polls in front of itself: left there, the guest goes on at the branch.
-    pub(super) fn conditional(&mut self, instruction: &Instruction, flags: Use) -> Result<(), Unfit> {
+    /// A loop's branch polls in front of itself: left there, the guest goes on at the branch. False where the translation goes
+    /// on behind it.
+    pub(super) fn conditional(&mut self, instruction: &Instruction, flags: Use) -> Result<bool, Unfit> {
         let target = self.branch_target(instruction)?;
         self.before_op(&flags);
         let code = instruction.condition_code() as u8;
+        if let Some(&(_, wanted)) = self.branches.iter().find(|&&(index, _)| index == self.index) {
+            let saved = self.saved;
+            self.saved |= wanted == 0;
+            let taken = self.asm.jcc_forward(host_condition(code));
+            self.lead_to(taken, target);
+            self.saved = saved;
+            return Ok(false);
+        }
         let polled = (target <= instruction.ip()).then(|| self.poll());
         let saved = self.saved;
         self.before_exits();
@@ -73,7 +82,7 @@ impl Lowering<'_> {
         if let Some(polled) = polled {
             self.polled(polled, instruction.ip());
         }
-        Ok(())
+        Ok(true)
     }
 
     /// LOOP, JCXZ and their like: no flags.

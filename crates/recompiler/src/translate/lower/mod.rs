@@ -30,9 +30,11 @@ use super::encode::Rm;
 use super::flags::{self, Flags, Use};
 use super::form::{Plan, Planner};
 use super::groups::Groups;
+use super::peek::Peeked;
 use super::stubs::Stubs;
+use super::trace::Trace;
 use super::{Leader, Link, Records, Site};
-use crate::blocks::{Block, BlockId, Decoded, Key};
+use crate::blocks::{BlockId, Decoded, Key};
 use crate::mode::Mode;
 use crate::state::{Roams, layout};
 use crate::tlb::View;
@@ -144,6 +146,8 @@ pub struct Lowering<'a> {
     saved: bool,
     /// Flags that are wanted behind the block.
     wanted: Flags,
+    /// The branches in the middle, and the flags that are wanted where they lead.
+    branches: Vec<(usize, Flags)>,
     entry_saved: u64,
     entry_host: u64,
     tlb_base: u32,
@@ -177,22 +181,24 @@ impl<'a> Lowering<'a> {
             in_host: false,
             saved: false,
             wanted: flags::ALL,
+            branches: Vec::new(),
             entry_saved: 0,
             entry_host: 0,
             tlb_base,
         }
     }
 
-    /// Translates a block, behind which the flags `wanted` are. `roaming` says what is known of instructions by address.
+    /// Translates a trace, where the flags that are `wanted` are known where it is left. `roaming` says what is known of instructions by address.
     pub fn translate(
         mut self,
         planner: &mut Planner,
-        block: &Block,
-        wanted: Flags,
+        trace: &Trace,
+        wanted: &Peeked,
         roaming: &FxHashMap<u64, Roams>,
     ) -> Lowered {
-        self.wanted = wanted;
-        let (code, bytes) = block.code();
+        let (code, bytes) = (&trace.code[..], &trace.bytes[..]);
+        self.wanted = wanted.wanted(code.len() - 1);
+        self.branches = trace.branches().map(|index| (index, wanted.wanted(index))).collect();
         let mut at = 0;
         let mut plans = Vec::with_capacity(code.len());
         for decoded in code {
@@ -200,7 +206,8 @@ impl<'a> Lowering<'a> {
             plans.push((planner.plan(decoded, &bytes[at..end], self.mode), at));
             at = end;
         }
-        let mut uses = flags::liveness(code, wanted, |index| matches!(plans[index].0, Plan::Interpret));
+        let mut uses =
+            flags::liveness(code, |index| wanted.wanted(index), |index| matches!(plans[index].0, Plan::Interpret));
         if self.wide() {
             let view = self.mode.view();
             let roams = |rip: u64| roaming.get(&rip).copied();
@@ -227,7 +234,7 @@ impl<'a> Lowering<'a> {
         }
         if !ended {
             self.resume_at(code.len());
-            self.leave_to(self.mode.truncate(block.key.rip.wrapping_add(u64::from(block.size))), false);
+            self.leave_to(self.mode.truncate(trace.key.rip.wrapping_add(u64::from(trace.size))), false);
         }
         self.emit_cold();
         let base = self.asm.base;
@@ -369,7 +376,7 @@ impl<'a> Lowering<'a> {
             Ret => return self.ret(instruction, flags).map(|()| true),
             Jmp => return self.jump(instruction, flags).map(|()| true),
             Loop | Jcxz | Jecxz | Jrcxz => return self.counted(instruction).map(|()| true),
-            _ => return self.conditional(instruction, flags).map(|()| true),
+            _ => return self.conditional(instruction, flags),
         }
         Ok(false)
     }

@@ -11,15 +11,16 @@ use crate::translate::asm::{condition, host};
 use crate::translate::encode::Rm;
 use crate::translate::flags::Use;
 use crate::translate::form::{Memory, Plan, Planner};
-use iced_x86::{Instruction, Mnemonic};
+use iced_x86::{FlowControl, Instruction, Mnemonic};
 
 /// For each instruction of a block the x87 instruction pointer that it leaves, where somebody may look at it: behind the
-/// last x87 instruction, and in front of an interpreted one.
+/// last x87 instruction, in front of an interpreted one, and in front of a branch.
 pub(super) fn x87_pointers(code: &[Decoded], plans: &[(Plan, usize)]) -> Vec<Option<u64>> {
     let mut wanted = true;
     let mut pointers = vec![None; code.len()];
     for (index, decoded) in code.iter().enumerate().rev() {
-        if matches!(plans[index].0, Plan::Interpret) {
+        let branches = decoded.instruction.flow_control() == FlowControl::ConditionalBranch;
+        if matches!(plans[index].0, Plan::Interpret) || branches {
             wanted = true;
         } else if let Some(pointer) = interp::x87_pointer(&decoded.instruction) {
             pointers[index] = wanted.then_some(pointer);

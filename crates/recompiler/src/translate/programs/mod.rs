@@ -251,7 +251,7 @@ fn random_programs_end_as_interpreted() {
         faulted += u64::from(page_faults > 0);
         faults += page_faults;
         instructions += steps;
-        for after in [u32::MAX, 0, 2] {
+        for after in [u32::MAX, 0, 1, 2] {
             let vcpu = run_program(seed, after, after == 2);
             if after == 0 {
                 in_rust += interpreted(&vcpu);
