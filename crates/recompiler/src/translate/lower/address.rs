@@ -240,6 +240,7 @@ impl Lowering<'_> {
     }
 
     pub(super) fn lea(&mut self, instruction: &Instruction) -> Result<(), Unfit> {
+        let start = self.asm.bytes.len();
         let destination = general(instruction.op0_register(), OpAccess::Write).ok_or(Unfit)?;
         let target = match home(destination.number) {
             Home::Host(register) if destination.size >= 4 => register,
@@ -262,6 +263,10 @@ impl Lowering<'_> {
         if target == host::RAX {
             let size = u16::from(destination.size.max(2));
             self.asm.sized(if size == 4 { 8 } else { size }, &[0x89], target, place(destination.number));
+        }
+        let in_core = index != Register::None && matches!(home(index.full_register().number() as u8), Home::Core(_));
+        if !in_core {
+            self.keep_addend(None, Some(start));
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ impl Lowering<'_> {
         held: Option<u8>,
     ) -> Result<(), Unfit> {
         let instruction = &decoded.instruction;
+        let start = self.asm.bytes.len();
         let gprs = [copied.reg, copied.rm, copied.vvvv, copied.opcode];
         let high = gprs.iter().flatten().any(|gpr| gpr.high);
         let mut staging = Staging::new(high, copied.memory.is_some());
@@ -49,7 +50,6 @@ impl Lowering<'_> {
         if let Some(memory) = copied.memory {
             if variable_count && needs_restore {
                 // The count and the address would need RCX and the flags RAX, all at once.
-                self.addend = None;
                 return self.copy_shift_memory(instruction, copied, memory, flags);
             }
             operand = Some(self.operand(instruction, memory, flags.live_in)?);
@@ -60,7 +60,7 @@ impl Lowering<'_> {
             staging.add(gpr)?;
         }
         let site = operand.as_ref().and_then(|operand| operand.site);
-        let addend = operand.as_ref().map_or(self.addend, |operand| operand.memo);
+        let memo = operand.as_ref().and_then(|operand| operand.memo);
         let memory_operand = operand.map(|operand| match operand.rm {
             rm if staging.uses(host::RCX) => self.combine(rm, host::RAX),
             // A high byte cannot be named beside a base that needs REX.
@@ -105,7 +105,9 @@ impl Lowering<'_> {
         }
         self.after_op(&flags);
         let intact = memory_operand.is_none_or(|rm| matches!(rm, Rm::BaseIndex { index: host::RCX, .. }));
-        self.addend = addend.filter(|_| intact && !staging.uses(host::RCX));
+        if intact && site.is_none() && !staging.uses(host::RCX) {
+            self.keep_addend(memo, Some(start));
+        }
         if copied.memory.is_none() {
             self.held = staging.first().map_or(held, |gpr| matches!(home(gpr), Home::Core(_)).then_some(gpr));
         }

@@ -154,8 +154,9 @@ impl Lowering<'_> {
         };
         let addend = Rm::Gs(layout::memo(memo) + layout::MEMO_ADDEND);
         if self.open.groups[access.group] {
+            let known = parts.plain() && self.addend == Some((memo, self.asm.bytes.len()));
             let base = self.base(parts);
-            if self.addend != Some(memo) || !parts.plain() {
+            if !known {
                 self.asm.load(host::RCX, addend);
             }
             let rm = Rm::BaseIndex { base, index: host::RCX, scale: 0, displacement };
@@ -269,6 +270,13 @@ impl Lowering<'_> {
         self.asm.raw(&[0xB9]);
         self.asm.dword(if remembered { record.decoded } else { site });
         self.asm.jmp(if remembered { self.stubs.memo } else { self.stubs.memory });
+    }
+
+    /// RCX holds the addend of a memo, unless there is none; where the code emitted since `start` has left RCX alone, it
+    /// then holds what it held there.
+    pub(super) fn keep_addend(&mut self, memo: Option<usize>, start: Option<usize>) {
+        let before = self.addend.filter(|&(_, at)| Some(at) == start).map(|(memo, _)| memo);
+        self.addend = memo.or(before).map(|memo| (memo, self.asm.bytes.len()));
     }
 
     /// RAX + displacement without RAX in it: for instructions that need RAX otherwise.

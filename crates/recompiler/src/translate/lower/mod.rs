@@ -129,8 +129,8 @@ pub struct Lowering<'a> {
     open: Open,
     /// The register of the core that RAX holds.
     held: Option<u8>,
-    /// The memo whose addend RCX holds.
-    addend: Option<usize>,
+    /// The memo whose addend RCX holds while no more code is emitted than this.
+    addend: Option<(usize, usize)>,
     /// Index of the present instruction.
     index: usize,
     /// Where the instructions end.
@@ -229,7 +229,7 @@ impl<'a> Lowering<'a> {
             ended = self.instruction(decoded, plan, planner, bytes, flags);
             if let Some(pointer) = pointers[index] {
                 self.note_x87(pointer);
-                (self.held, self.addend) = (None, None);
+                self.held = None;
             }
         }
         if !ended {
@@ -281,9 +281,6 @@ impl<'a> Lowering<'a> {
         let mark = (self.asm.bytes.len(), self.cold.len(), self.sites.len(), self.in_host, self.saved);
         let memos = (self.memos.len(), self.open.sites());
         let held = self.held.take();
-        if !matches!(plan, Plan::Copy(_) | Plan::Nothing) {
-            self.addend = None;
-        }
         let result = match plan {
             Plan::Nothing => {
                 self.held = held;
@@ -299,7 +296,7 @@ impl<'a> Lowering<'a> {
                 ended
             }
             Err(Unfit) => {
-                (self.held, self.addend) = (None, None);
+                self.held = None;
                 self.memos.truncate(memos.0);
                 self.open.forget_sites(memos.1);
                 self.open.close();

@@ -115,8 +115,10 @@ impl Lowering<'_> {
             }
         };
         self.move_stack(displacement);
-        if let Some(first) = first {
-            self.finish_early_site(first);
+        match first {
+            // Whoever comes from there brings something else in RCX.
+            Some(first) => self.finish_early_site(first),
+            None => self.keep_addend(operand.memo, None),
         }
         operand.site.into_iter().for_each(|site| self.finish_site(site));
         Ok(())
@@ -149,6 +151,7 @@ impl Lowering<'_> {
         if register.number != 4 {
             self.move_stack(i32::from(size));
         }
+        self.keep_addend(operand.memo, None);
         operand.site.into_iter().for_each(|site| self.finish_site(site));
         Ok(())
     }
