@@ -66,3 +66,75 @@ fn continues(instruction: &Instruction) -> bool {
         && instruction.op0_kind() == OpKind::NearBranch64
         && instruction.near_branch_target() > instruction.ip()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mode::Mode;
+    use crate::state::Bits;
+    use crate::testing::{self, CODE, DATA, NoKick};
+    use crate::vcpu::RecompilerVcpu;
+    use hv::{Exit, Vcpu};
+    use std::sync::Arc;
+
+    const LOOP: [&[u8]; 8] = [
+        &[0xFF, 0xC0],                   // again: inc eax
+        &[0x83, 0xFB, 7],                // cmp ebx, 7
+        &[0x74, 0x10],                   // je out
+        &[0x48, 0x8B, 0x7C, 0xCD, 0x40], // mov rdi, [rbp + 8 * rcx + 64]
+        &[0xC6, 0x07, 0xCA],             // mov byte [rdi], CA
+        &[0x48, 0xFF, 0xC2],             // inc rdx, later dec rdx
+        &[0xFF, 0xC9],                   // dec ecx
+        &[0x75, 0xEA, 0xF4, 0xF4],       // jnz again; hlt; out: hlt
+    ];
+    const SIZE: u32 = 22;
+
+    /// Runs the loop twenty times, and in the round with this number lets it store to its own code.
+    fn run(ebx: u64, changed: u64) -> RecompilerVcpu {
+        let mut core = testing::core(Bits::B64, 0);
+        core.memory.write(CODE, &LOOP.concat()).expect("RAM");
+        core.gpr[..4].copy_from_slice(&[0, 20, 0, ebx]);
+        core.gpr[5] = DATA;
+        for ecx in 1..=20 {
+            let place = if ecx == changed { CODE + 17 } else { DATA };
+            core.memory.write(DATA + 64 + 8 * ecx, &place.to_le_bytes()).expect("RAM");
+        }
+        let mut vcpu = RecompilerVcpu::new(core, Arc::new(NoKick)).expect("a translator");
+        vcpu.translate_after(2);
+        assert!(matches!(vcpu.run(), Ok(Exit::Halted)));
+        vcpu
+    }
+
+    fn size(vcpu: &RecompilerVcpu) -> u32 {
+        let key = Key { offset: CODE, rip: CODE, mode: Mode::of(&vcpu.core), second: None };
+        let block = &vcpu.blocks.list[vcpu.blocks.known(&key).expect("a block") as usize];
+        assert!(block.translated().is_some());
+        block.size
+    }
+
+    #[test]
+    fn a_trace_goes_on_behind_a_branch_that_is_seldom_taken() {
+        let vcpu = run(0, 0);
+        assert_eq!((vcpu.core.gpr[0], vcpu.core.gpr[2]), (20, 20));
+        assert_eq!(size(&vcpu), SIZE);
+    }
+
+    #[test]
+    fn a_trace_is_dropped_when_code_behind_its_branch_changes() {
+        let vcpu = run(0, 10);
+        assert_eq!((vcpu.core.gpr[0], vcpu.core.gpr[2]), (20, 0));
+        assert_eq!(size(&vcpu), SIZE);
+    }
+
+    #[test]
+    fn a_trace_is_left_in_its_middle() {
+        let vcpu = run(7, 0);
+        assert_eq!((vcpu.core.gpr[0], vcpu.core.rip), (1, CODE + u64::from(SIZE) + 2));
+        let mut vcpu = run(0, 0);
+        vcpu.core.halted = false;
+        vcpu.core.rip = CODE;
+        vcpu.core.gpr[3] = 7;
+        assert!(matches!(vcpu.run(), Ok(Exit::Halted)));
+        assert_eq!((vcpu.core.gpr[0], vcpu.core.rip), (21, CODE + u64::from(SIZE) + 2));
+    }
+}
