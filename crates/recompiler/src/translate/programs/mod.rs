@@ -214,7 +214,7 @@ fn differences(expected: &Outcome, found: &Outcome) -> Vec<String> {
         }
     }
     if expected.segments != found.segments {
-        list.push("segments".into());
+        list.push(format!("segments: {:x?}, translated {:x?}", expected.segments, found.segments));
     }
     list
 }
