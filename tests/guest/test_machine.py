@@ -97,6 +97,52 @@ def test_registers_of_a_running_and_of_an_ended_machine(accelerator: str) -> Non
         _ = vm.vcpus[0].registers
 
 
+def test_a_vcpu_that_is_set_running_leaves_hlt_and_one_that_is_set_halted_waits(accelerator: str) -> None:
+    source = """
+        hlt
+        mov byte ptr [0x900], 1
+        hlt
+        mov byte ptr [0x900], 2
+    spin:
+        jmp spin
+    """
+    with bare.real_mode_vm(source, accelerator) as vm:
+        vcpu = vm.vcpus[0]
+
+        def halted_at(rip: int) -> bool:
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                registers = vcpu.registers
+                if registers.halted:
+                    return registers.rip == rip
+            return False
+
+        assert halted_at(bare.CODE + 1)
+        vcpu.set_registers(halted=False)
+        assert halted_at(bare.CODE + 7)
+        assert counter(vm) == 1
+        # With another RIP: from the beginning, over the first HLT.
+        vm.memory.write(0x900, bytes(4))
+        vcpu.set_registers(halted=False, rip=bare.CODE + 1)
+        assert halted_at(bare.CODE + 7)
+        assert counter(vm) == 1
+        vcpu.set_registers(rbx=3)
+        assert halted_at(bare.CODE + 7)
+        vcpu.set_registers(halted=False)
+        wait_until_counts(vm, 1)
+        assert not vcpu.registers.halted
+        vcpu.set_registers(halted=True)
+        assert vcpu.registers.halted
+
+
+def test_a_processor_that_waits_to_be_started_is_not_started_by_halted(accelerator: str) -> None:
+    vm = bare.real_mode_vm(COUNT, accelerator, cpus=2)
+    vm.vcpus[1].set_registers(halted=False, rip=bare.CODE, cs=bare.REAL_MODE_CODE)
+    with vm:
+        wait_until_counts(vm)
+        assert vm.vcpus[1].registers.rip == bare.CODE
+
+
 def test_registers_that_do_not_exist_or_fit_are_refused(accelerator: str) -> None:
     with bare.real_mode_vm(COUNT, accelerator) as vm:
         with pytest.raises(wirt.UsageError, match="no register rxx"):

@@ -64,12 +64,13 @@ pub struct Changes {
     scalars: Vec<(String, u64)>,
     segments: Vec<(String, Segment)>,
     tables: Vec<(String, DescriptorTable)>,
+    halted: Option<bool>,
 }
 
 impl Changes {
     /// Reads what [`to_python`] gives, or a part of it.
     pub fn from_python(values: &Bound<'_, PyDict>) -> PyResult<Self> {
-        let mut changes = Changes { scalars: Vec::new(), segments: Vec::new(), tables: Vec::new() };
+        let mut changes = Changes { scalars: Vec::new(), segments: Vec::new(), tables: Vec::new(), halted: None };
         let mut known = CpuState::reset();
         for (name, value) in values {
             let name: String = name.extract()?;
@@ -81,6 +82,8 @@ impl Changes {
             } else if table(&mut known, &name).is_some() {
                 let (base, limit) = value.extract()?;
                 changes.tables.push((name, DescriptorTable { base, limit }));
+            } else if name == "halted" {
+                changes.halted = Some(value.is_truthy()?);
             } else {
                 return Err(PyKeyError::new_err(format!("there is no register {name}")));
             }
@@ -104,6 +107,12 @@ impl Changes {
             if let Some(place) = table(state, name) {
                 *place = *value;
             }
+        }
+        match self.halted {
+            Some(true) => state.mp_state = MpState::Halted,
+            // A vCPU that waits to be started is not halted, and goes on waiting.
+            Some(false) if state.mp_state == MpState::Halted => state.mp_state = MpState::Runnable,
+            Some(false) | None => {}
         }
     }
 }

@@ -10,7 +10,7 @@ from wirt.machine.boot.state import DescriptorTable, EntryState, Segment
 class Registers(NamedTuple):
     """General, segment and control registers at one moment. Numbers are unsigned 64-bit.
 
-    `halted` is true while the vCPU waits in HLT.
+    `halted` is true while the vCPU waits in HLT. Setting it begins or ends the wait.
     """
 
     rax: int

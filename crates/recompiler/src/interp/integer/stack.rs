@@ -98,19 +98,45 @@ fn element(instruction: &Instruction) -> usize {
     (instruction.stack_pointer_increment().unsigned_abs() as usize / 8).clamp(2, 4)
 }
 
-/// PUSHA and PUSHAD: one block, DI lowest, with the stack pointer as it was before.
+/// Where the eight registers of PUSHA and POPA are, AX first, if DI is at `pointer`. Each is an access of its own to the
+/// segment: between two, the pointer may wrap; an element beyond the limit faults.
+fn elements(core: &Core, pointer: u64, element: usize, write: bool) -> Result<[u64; 8], Fault> {
+    let wrapped = mask(pointer_size(core));
+    let mut linear = [0; 8];
+    for (index, linear) in linear.iter_mut().enumerate() {
+        let pointer = pointer.wrapping_add(((7 - index) * element) as u64) & wrapped;
+        *linear = linear_address(core, SegmentRegister::Ss, pointer, element, write)?;
+    }
+    Ok(linear)
+}
+
+/// Whether all lie beside each other, AX highest.
+fn in_one_piece(linear: &[u64; 8], element: usize) -> bool {
+    linear[0].checked_sub(linear[7]) == Some(7 * element as u64)
+}
+
+/// PUSHA and PUSHAD: AX first, with the stack pointer as it was before.
 pub(super) fn pusha(core: &mut Core, instruction: &Instruction) -> Executed {
     let element = element(instruction);
     let total = 8 * element;
-    let mut block = [0; 32];
-    for index in 0..8 {
-        let value = core.gpr[index].to_le_bytes();
-        block[(7 - index) * element..][..element].copy_from_slice(&value[..element]);
-    }
     let width = pointer_size(core);
     let pointer = core.gpr[RSP].wrapping_sub(total as u64) & mask(width);
-    let linear = linear_address(core, SegmentRegister::Ss, pointer, total, true)?;
-    core.write_bytes(linear, &block[..total])?;
+    let linear = elements(core, pointer, element, true)?;
+    if in_one_piece(&linear, element) {
+        let mut block = [0; 32];
+        for index in 0..8 {
+            let value = core.gpr[index].to_le_bytes();
+            block[(7 - index) * element..][..element].copy_from_slice(&value[..element]);
+        }
+        core.write_bytes(linear[7], &block[..total])?;
+    } else {
+        for linear in linear {
+            core.probe(linear, element as u64, Kind::Write)?;
+        }
+        for (index, linear) in linear.into_iter().enumerate() {
+            write_linear(core, linear, element, core.gpr[index])?;
+        }
+    }
     write_pointer(core, RSP, width, pointer);
     Ok(())
 }
@@ -119,14 +145,24 @@ pub(super) fn pusha(core: &mut Core, instruction: &Instruction) -> Executed {
 pub(super) fn popa(core: &mut Core, instruction: &Instruction) -> Executed {
     let element = element(instruction);
     let total = 8 * element;
-    let mut block = [0; 32];
     let pointer = core.gpr[RSP] & mask(pointer_size(core));
-    let linear = linear_address(core, SegmentRegister::Ss, pointer, total, false)?;
-    core.read_bytes(linear, &mut block[..total])?;
+    let linear = elements(core, pointer, element, false)?;
+    let mut values = [0; 8];
+    if in_one_piece(&linear, element) {
+        let mut block = [0; 32];
+        core.read_bytes(linear[7], &mut block[..total])?;
+        for (index, value) in values.iter_mut().enumerate() {
+            let mut bytes = [0; 8];
+            bytes[..element].copy_from_slice(&block[(7 - index) * element..][..element]);
+            *value = u64::from_le_bytes(bytes);
+        }
+    } else {
+        for (value, linear) in values.iter_mut().zip(linear) {
+            *value = read_linear(core, linear, element)?;
+        }
+    }
     for index in (0..8).filter(|&index| index != RSP) {
-        let mut value = [0; 8];
-        value[..element].copy_from_slice(&block[(7 - index) * element..][..element]);
-        write_pointer(core, index, element, u64::from_le_bytes(value));
+        write_pointer(core, index, element, values[index]);
     }
     adjust(core, total as u64);
     Ok(())

@@ -3,7 +3,7 @@
 use crate::fault::{Fault, vector};
 use crate::state::{Bits, Core, cr0, cr4, flag};
 use crate::testing::{self, CODE, DATA, RAM, execute, execute_all};
-use hv::Segment;
+use hv::{Segment, SegmentRegister};
 
 fn core64() -> Box<Core> {
     testing::core(Bits::B64, 0)
@@ -260,6 +260,44 @@ fn pusha_and_popa_are_each_others_inverse() {
     core.gpr[4] = top;
     execute(&mut core, &[0x61]).unwrap();
     assert_eq!(core.gpr, before);
+}
+
+#[test]
+fn pusha_and_popa_wrap_in_a_16_bit_stack_between_elements_but_not_within_one() {
+    let mut core = testing::real_mode();
+    (0..8).for_each(|index| core.gpr[index] = 0x1100 + index as u64);
+    core.gpr[4] = 6;
+    let base = core.segments[SegmentRegister::Ss as usize].base;
+    let before = core.gpr;
+    execute(&mut core, &[0x60]).unwrap();
+    assert_eq!(core.gpr[4], 0xFFF6);
+    // AX, CX, DX below the start, BX at the end of the segment.
+    assert_eq!(get::<6>(&core, base), [0x02, 0x11, 0x01, 0x11, 0x00, 0x11]);
+    assert_eq!(get::<2>(&core, base + 0xFFFE), [0x03, 0x11]);
+    assert_eq!(get::<2>(&core, base + 0xFFF6), [0x07, 0x11]);
+    (0..8).filter(|&index| index != 4).for_each(|index| core.gpr[index] = 0);
+    execute(&mut core, &[0x61]).unwrap();
+    assert_eq!(core.gpr, before);
+    for pointer in [1, 7, 15] {
+        core.gpr[4] = pointer;
+        assert_eq!(execute(&mut core, &[0x60]), Err(Fault::SS0));
+        assert_eq!(core.gpr[4], pointer);
+    }
+    core.gpr[4] = 0xFFF1;
+    assert_eq!(execute(&mut core, &[0x61]), Err(Fault::SS0));
+}
+
+#[test]
+fn pusha_and_popa_have_the_alignment_of_each_element_checked() {
+    let mut core = testing::core(Bits::B32, 3);
+    core.cr0 |= cr0::AM;
+    core.rflags |= flag::AC;
+    core.gpr[4] = core.gpr[4] & !0xF | 4;
+    execute(&mut core, &[0x60]).unwrap();
+    execute(&mut core, &[0x61]).unwrap();
+    core.gpr[4] += 2;
+    assert_eq!(execute(&mut core, &[0x60]), Err(Fault::with_error(vector::AC, 0)));
+    assert_eq!(execute(&mut core, &[0x61]), Err(Fault::with_error(vector::AC, 0)));
 }
 
 #[test]

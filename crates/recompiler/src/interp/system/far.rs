@@ -332,9 +332,10 @@ impl Core {
         Ok(())
     }
 
-    /// Returns to a less privileged level. Changes nothing when it faults.
+    /// Returns to a less privileged level, or with the stack to the same. Changes nothing when it faults.
     pub(super) fn return_outer(&mut self, to: OuterReturn) -> Executed {
         let cpl = (to.selector & 3) as u8;
+        let outwards = cpl > self.cpl();
         let long_code = self.long_mode() && to.code.is_long();
         let ss = if is_null(to.ss) {
             let allowed = long_code && cpl < 3 && to.ss == u16::from(cpl);
@@ -353,7 +354,9 @@ impl Core {
         };
         stack.advance(to.parameters);
         self.commit_stack(&stack);
-        self.drop_privileged_segments(cpl);
+        if outwards {
+            self.drop_privileged_segments(cpl);
+        }
         Ok(())
     }
 }

@@ -318,14 +318,15 @@ pub(super) fn arpl(core: &mut Core, instruction: &Instruction) -> Executed {
 }
 
 impl Core {
-    /// Makes data segment registers unusable that the new, less privileged CPL may not see.
-    /// Intel SDM volume 3A, section 5.8.6.
+    /// Makes data segment registers unusable that the new, less privileged CPL may not see, and takes the RPL from null
+    /// selectors. Intel SDM volume 3A, section 5.8.6; volume 2, IRET.
     pub(super) fn drop_privileged_segments(&mut self, cpl: u8) {
         use SegmentRegister::{Ds, Es, Fs, Gs};
         for name in [Es, Ds, Fs, Gs] {
             let segment = &mut self.segments[name as usize];
             let conforming = segment.access & 0xC == 0xC;
-            if segment.access & Segment::P != 0 && segment.dpl() < cpl && !conforming {
+            let hidden = segment.access & Segment::P != 0 && segment.dpl() < cpl && !conforming;
+            if hidden || segment.selector & !3 == 0 {
                 // The base stays: it is where 64-bit code has its thread pointer.
                 segment.selector = 0;
                 segment.access &= !Segment::P;

@@ -209,11 +209,15 @@ pub(super) fn core(setting: &Setting, random: &mut Random) -> Box<Core> {
     core.gdtr = DescriptorTable { base: GDT, limit: 0x3F };
     core.idtr = DescriptorTable { base: IDT, limit: 0xFFF };
     core.tr = Segment { base: TSS, limit: 0x67, selector: TASK, access: 0x8B };
-    let (code, data) = if setting.ring == 0 { (CODE0, DATA0) } else { (CODE3, DATA3) };
-    for segment in &mut core.segments {
-        segment.selector = data;
-    }
+    let (code, stack) = if setting.ring == 0 { (CODE0, DATA0) } else { (CODE3, DATA3) };
     core.segments[SegmentRegister::Cs as usize].selector = code;
+    core.segments[SegmentRegister::Ss as usize].selector = stack;
+    // The kernel may go to ring 3 by SYSRET, after which an interrupt's IRET would take data segments of ring 0.
+    for name in [SegmentRegister::Es, SegmentRegister::Ds, SegmentRegister::Fs, SegmentRegister::Gs] {
+        let segment = &mut core.segments[name as usize];
+        segment.selector = DATA3;
+        segment.access |= 3 << 5;
+    }
     core.segments[SegmentRegister::Fs as usize].base = setting.data(random.below(48), random.below(0x1000));
     core.cr3 = ROOTS[random.below(2) as usize];
     core.cr0 |= if random.below(8) == 0 { 0 } else { cr0::WP };

@@ -1,7 +1,7 @@
 use super::*;
 use crate::fault::vector;
 use crate::state::{efer, flag};
-use SegmentRegister::{Cs, Ds, Es, Fs, Ss};
+use SegmentRegister::{Cs, Ds, Es, Fs, Gs, Ss};
 
 /// JMP ptr16:32.
 fn far_jump(selector: u16, offset: u32) -> Vec<u8> {
@@ -272,4 +272,20 @@ fn a_return_to_user_code_takes_inner_segments_but_leaves_their_bases() {
     assert_eq!(run(&mut core, &IRETQ), Ok(()));
     let gs = core.segments[SegmentRegister::Gs as usize];
     assert_eq!((gs.selector, gs.access & Segment::P, gs.base), (0, 0, 0xFFFF_8000_0000_1000));
+}
+
+#[test]
+fn a_return_to_an_outer_level_takes_the_rpl_from_null_selectors() {
+    let returned = |code: u16| {
+        let mut core = machine(Bits::B64, 0);
+        for (index, name) in [Es, Ds, Fs, Gs].into_iter().enumerate() {
+            core.segments[name as usize] = Segment { selector: index as u16, base: 0x1000, limit: 0, access: 0 };
+        }
+        let stack = if code & 3 == 0 { 0 } else { DATA3 };
+        frame64(&mut core, [0x5000, u64::from(code), 2, 0x7000, u64::from(stack)]);
+        assert_eq!(run(&mut core, &IRETQ), Ok(()));
+        [Es, Ds, Fs, Gs].map(|name| (selector(&core, name), core.segments[name as usize].base))
+    };
+    assert_eq!(returned(CODE3_64), [0; 4].map(|selector| (selector, 0x1000)));
+    assert_eq!(returned(CODE0_64), [0, 1, 2, 3].map(|selector| (selector, 0x1000)));
 }

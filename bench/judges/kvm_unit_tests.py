@@ -185,7 +185,7 @@ def judge(tests: Sequence[Test], runners: Sequence[str], limit: float, jobs: int
     return failed
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Return 0 if Wirt failed no test, 1 if it did, 2 for wrong usage, 3 if there are no images."""
     parser = argparse.ArgumentParser(prog="python -m bench.judges", description=__doc__.split("\n\n")[0])
     parser.add_argument("directory", type=Path, metavar="DIR", help="a built kvm-unit-tests, or *.flat files")
@@ -194,28 +194,24 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=TIME_LIMIT, metavar="SECONDS", help="for each test")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="so many tests at a time")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep what the tests print there")
-    arguments = parser.parse_args()
-    if arguments.jobs < 1 or arguments.timeout <= 0:
+    options = parser.parse_args(arguments)
+    if options.jobs < 1 or options.timeout <= 0:
         parser.error("--jobs and --timeout have to be above 0")
-    if arguments.qemu and not shutil.which("qemu-system-x86_64"):
+    if options.qemu and not shutil.which("qemu-system-x86_64"):
         parser.error("there is no qemu-system-x86_64 to compare with")
     try:
-        tests = collect(arguments.directory)
+        tests = collect(options.directory)
     except Unusable as error:
         print(f"judges: {error}", file=sys.stderr)
         return 3
-    if arguments.only:
-        wanted = arguments.only.split(",")
+    if options.only:
+        wanted = options.only.split(",")
         if unknown := set(wanted) - {test.name for test in tests}:
             parser.error(f"there is no test {min(unknown)!r}")
         tests = [test for test in tests if test.name in wanted]
-    runners = ["wirt", "qemu"] if arguments.qemu else ["wirt"]
+    runners = ["wirt", "qemu"] if options.qemu else ["wirt"]
     with tempfile.TemporaryDirectory() as kept:
-        logs = arguments.logs or Path(kept)
+        logs = options.logs or Path(kept)
         os.makedirs(logs, exist_ok=True)
-        failed = judge(tests, runners, arguments.timeout, arguments.jobs, logs)
+        failed = judge(tests, runners, options.timeout, options.jobs, logs)
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Test suites of others, run under Wirt unmodified: docs/judges.md."""
