@@ -20,6 +20,7 @@ BENCHMARKS: Final = {
     "start": "`wirt run` to the first guest instruction",
     "memory": "memory of the process beyond guest RAM",
     "port": "what a port write costs",
+    "translation": "what is translated during a boot, and how often it is taken back",
     "events": "what page faults, interrupts, system calls and other events of systems cost",
     "smp": "two vCPUs with a load each, against one",
     "modes": "32-bit and 16-bit code, under Wirt and TCG",
