@@ -98,7 +98,7 @@ impl Groups {
         }
         for access in groups.accesses.iter_mut().flatten() {
             let group = access.map(|access| groups.list[access.group]);
-            if group.is_some_and(|group| group.count == 1 && (!lone || group.roams) && !group.stack) {
+            if group.is_some_and(|group| group.count == 1 && (group.roams || !lone && !group.stack)) {
                 *access = None;
             }
         }

@@ -228,7 +228,7 @@ impl Lowering<'_> {
 
     /// Whether a group's leader compares with its memo, instead of asking the TLB.
     fn remembers(&self, group: &Group) -> bool {
-        group.stack || self.mode.view() == View::User && !group.roams
+        (group.stack || self.mode.view() == View::User) && !group.roams
     }
 
     /// A host register that holds what the guest's registers add up to: where that is no single one with a home on the host,
@@ -298,7 +298,7 @@ pub(super) fn assign(groups: &Groups, view: View, next: &mut [usize; 2]) -> Vec<
     let mut roaming = [0; 2];
     let mut assign = |group: &Group| {
         let kind = usize::from(group.write);
-        if group.stack {
+        if group.stack && !group.roams {
             return Some(memos.stack(group.write));
         }
         if group.roams && view == View::User {
