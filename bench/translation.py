@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import socket
 import tempfile
-import time
 from pathlib import Path
 from typing import Final
 
 import wirt
 from bench import guest_image, peers
 from bench.boot import APPEND
-from bench.console import started
+from bench.console import Stopped, started
 from bench.guest_image import GuestImage
 from bench.report import Section
 
@@ -89,7 +88,10 @@ def _qemu(qemu: peers.Peer, image: GuestImage) -> dict[str, str]:
         monitored = peers.with_options(qemu, "monitored", "-monitor", f"unix:{path},server=on,wait=off")
         with started(monitored.command(image.kernel, image.minimal_initrd, APPEND + _HOLD)) as console:
             console.wait_for(_MARK, _LIMIT)
-            text = _ask(path, "info jit")
+            try:
+                text = _ask(path, "info jit")
+            except OSError as error:
+                raise Stopped(f"its monitor does not answer: {error}") from error
     counters = {
         row: match[1] for row, pattern in _INFO_JIT.items() if (match := re.search(pattern, text)) is not None
     }
@@ -105,16 +107,9 @@ def _ask(path: Path, command: str) -> str:
         monitor.connect(str(path))
         monitor.sendall(command.encode() + b"\n")
         text = ""
-        deadline = time.monotonic() + 10
-        # The prompt comes before the command, with it, and behind the answer.
-        while text.count("(qemu)") < 3 and time.monotonic() < deadline:
-            try:
-                piece = monitor.recv(65536)
-            except TimeoutError:
-                break
-            if not piece:
+        # The answer ends with a prompt, as does what comes before it.
+        while "(qemu)" not in text.rpartition("flush")[2] or "flush" not in text:
+            if not (piece := monitor.recv(65536)):
                 break
             text += piece.decode(errors="replace")
-            if "(qemu)" in text.rpartition("flush")[2]:
-                break
     return text
