@@ -188,7 +188,8 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Translates a trace, where the flags that are `wanted` are known where it is left. `roaming` says what is known of instructions by address.
+    /// Translates a trace. `wanted` tells the flags that are wanted where it is left, `roaming` what is known of instructions
+    /// by address.
     pub fn translate(
         mut self,
         planner: &mut Planner,
