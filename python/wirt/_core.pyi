@@ -37,13 +37,14 @@ def probe() -> Probe:
 
 @final
 class GuestMemory:
-    """Guest RAM and ROM in one memfd, by guest-physical address.
+    """Guest RAM and ROM in one piece of memory, by guest-physical address.
 
-    `regions` are (address, size, offset in the memfd, read-only for the guest), page-aligned. Raises
-    CoreError for regions that overlap or make no sense, and when the host refuses.
+    `regions` are (address, size, offset in that memory, read-only for the guest), page-aligned; the memory
+    has at least `size` bytes, some of which no region may show yet. Raises CoreError for regions that overlap
+    or make no sense, and when the host refuses.
     """
 
-    def __init__(self, regions: Sequence[tuple[int, int, int, bool]]) -> None: ...
+    def __init__(self, regions: Sequence[tuple[int, int, int, bool]], size: int = 0) -> None: ...
     @property
     def size(self) -> int:
         """Bytes in all regions."""
@@ -54,6 +55,10 @@ class GuestMemory:
         """Return `size` bytes. Raises CoreError when not all are RAM, ValueError when `size` is beyond it."""
     def write(self, gpa: int, data: bytes) -> None:
         """Store `data`. Raises CoreError when not all of it falls on RAM."""
+    def write_backing(self, offset: int, data: bytes) -> None:
+        """Store `data` at `offset` of the memory behind all regions, read-only or not. Raises CoreError when
+        there are no such bytes.
+        """
 
 @final
 class Terminal:
@@ -154,9 +159,12 @@ class Machine:
         cpu: str = "host",
         dump_block: int | None = None,
         perf_map: Sequence[tuple[int, str]] | None = None,
+        firmware: int | None = None,
     ) -> None:
         """`dump_block` is a linear guest address: `listings` has the recompiler's blocks that hold it.
         `perf_map`: it writes /tmp/perf-PID.map for perf, with these addresses and names of guest code.
+        `firmware` is the offset in `memory` of the 128 KiB that answer below 1 MiB until the guest asks for
+        RAM there.
         """
     def listings(self) -> str:
         """Guest code beside host code, of the blocks that were asked for."""

@@ -3,9 +3,9 @@ use crate::pci::PciBus;
 use crate::{
     Buses, CMOS_PORT, Cmos, CmosConfig, Device, HostBridge, I8042, I8042_COMMAND_PORT, I8042_DATA_PORT, IrqLines,
     Irqchip, IsaBridge, KEYBOARD_IRQ, MOUSE_IRQ, PM_BASE, PM_SIZE, Pm, PmTimerWidth, Port92, PowerManagement, RTC_IRQ,
-    SCI_IRQ, Timers,
+    SCI_IRQ, SHADOW_RANGE, Timers,
 };
-use hv::{Interrupts, IoAddress, LocalApic, Tsc, Vm};
+use hv::{GuestMemory, Interrupts, IoAddress, LocalApic, Tsc, Vm};
 use std::sync::Arc;
 
 /// Slot of the PIIX: the ISA bridge and what is on the same chip.
@@ -27,11 +27,17 @@ pub struct Chipset {
 }
 
 impl Chipset {
-    /// Puts the chips for `cmos.cpus` processors on the buses of a machine.
+    /// Puts the chips for `cmos.cpus` processors on the buses of a machine. `firmware` is for [`HostBridge::new`].
     ///
     /// # Errors
     /// One sentence when a range is taken, there are too many processors, or the timer thread cannot be started.
-    pub fn new(vm: &Arc<dyn Vm>, buses: &Arc<Buses>, cmos: &CmosConfig) -> Result<Self, String> {
+    pub fn new(
+        vm: &Arc<dyn Vm>,
+        memory: &Arc<GuestMemory>,
+        buses: &Arc<Buses>,
+        cmos: &CmosConfig,
+        firmware: Option<u64>,
+    ) -> Result<Self, String> {
         let timers = Timers::new().map_err(|error| format!("cannot start the timer thread: {error}"))?;
         let (irqchip, interrupts): (_, Arc<dyn Interrupts>) = match vm.interrupts() {
             Some(interrupts) => (None, interrupts),
@@ -44,7 +50,9 @@ impl Chipset {
         let lines = IrqLines::new(interrupts.clone());
         let pci = PciBus::new(buses, interrupts.clone(), &lines).map_err(|error| error.to_string())?;
         let isa_bridge = IsaBridge::new(pci.pirqs().clone());
-        pci.add(0, 0, Arc::new(HostBridge)).map_err(|error| error.to_string())?;
+        let host_bridge = HostBridge::new(memory.clone(), firmware);
+        buses.insert_mmio(SHADOW_RANGE, host_bridge.shadow()).map_err(|error| error.to_string())?;
+        pci.add(0, 0, host_bridge).map_err(|error| error.to_string())?;
         pci.add(PIIX_SLOT, 0, isa_bridge).map_err(|error| error.to_string())?;
         pci.add(PIIX_SLOT, PIIX_POWER_MANAGEMENT, Arc::new(PowerManagement)).map_err(|error| error.to_string())?;
         let pm = Pm::new(&timers, lines.line(SCI_IRQ)?, PmTimerWidth::Bits24);

@@ -35,7 +35,7 @@ pub use cmos::{CMOS_CENTURY, CMOS_PORT, Cmos, CmosConfig, RTC_IRQ};
 pub use debug_exit::{DEBUG_EXIT_PORT, DebugExit};
 pub use debug_port::{DEBUG_PORT, DebugPort};
 pub use device::{AccessSizes, Action, Device};
-pub use host_bridge::HostBridge;
+pub use host_bridge::{HostBridge, SHADOW_RANGE};
 pub use i8042::{I8042, I8042_COMMAND_PORT, I8042_DATA_PORT, KEYBOARD_IRQ, MOUSE_IRQ};
 pub use ioapic::{IOAPIC_ADDRESS, IOAPIC_PINS};
 pub use irqchip::{Irqchip, MAX_CPUS, Placed};

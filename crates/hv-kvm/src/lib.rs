@@ -36,6 +36,7 @@ mod ioctls;
 mod kick;
 mod msrs;
 mod probe;
+mod slots;
 mod state;
 mod validity;
 mod vcpu;

@@ -1,6 +1,7 @@
 //! The virtual processor and its run loop.
 
 use crate::kick::VcpuKick;
+use crate::slots::Slots;
 use crate::state;
 use crate::vm::failed;
 use crate::watchdog::{Finding, Watchdog, is_jump};
@@ -25,6 +26,7 @@ pub(crate) struct KvmVcpu {
     shared: NonNull<kvm_run>,
     kick: Arc<VcpuKick>,
     memory: Arc<GuestMemory>,
+    slots: Arc<Slots>,
     bus: Arc<dyn Bus>,
     msr_indices: Arc<[u32]>,
     exits: Exits,
@@ -50,6 +52,7 @@ impl KvmVcpu {
     pub fn new(
         mut fd: VcpuFd,
         memory: Arc<GuestMemory>,
+        slots: Arc<Slots>,
         bus: Arc<dyn Bus>,
         msr_indices: Arc<[u32]>,
         watchdog: Option<Watchdog>,
@@ -59,7 +62,7 @@ impl KvmVcpu {
         let immediate_exit = unsafe { NonNull::new_unchecked(&raw mut (*shared.as_ptr()).immediate_exit) };
         // SAFETY: valid until `drop`, which detaches before `fd` goes.
         let kick = Arc::new(unsafe { VcpuKick::new(immediate_exit) }?);
-        Ok(KvmVcpu { fd, shared, kick, memory, bus, msr_indices, exits: Exits::default(), watchdog })
+        Ok(KvmVcpu { fd, shared, kick, memory, slots, bus, msr_indices, exits: Exits::default(), watchdog })
     }
 
     /// The end of a guest that KVM cannot go on with: registers and instruction, as far as they can be had.
@@ -86,6 +89,9 @@ impl KvmVcpu {
                 Ok(VcpuExit::IoOut(port, data)) => {
                     write_elements(&*self.bus, port, access_size(shared), data);
                     self.exits.pio_out += 1;
+                    if let Some(why) = self.slots.failure().map(str::to_owned) {
+                        return Ok(self.give_up(&why, Vec::new()));
+                    }
                 }
                 Ok(VcpuExit::IoIn(port, data)) => {
                     read_elements(&*self.bus, port, access_size(shared), data);

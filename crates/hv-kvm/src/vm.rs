@@ -1,17 +1,18 @@
-//! The virtual machine: memory slots, the in-kernel interrupt controllers and the file descriptors that stand for
+//! The virtual machine: the in-kernel interrupt controllers and the file descriptors that stand for
 //! interrupts and register writes.
 
 use crate::cpuid;
 use crate::ioctls::{self, Assign};
 use crate::probe;
+use crate::slots::Slots;
 use crate::vcpu::KvmVcpu;
 use crate::watchdog::Watchdog;
 use hv::{Bus, CpuModel, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Vcpu, Vm};
 use kvm_bindings::{
     CpuId, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
-    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY,
+    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY,
     KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_irqchip,
-    kvm_irq_routing_msi, kvm_irqchip, kvm_msi, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
+    kvm_irq_routing_msi, kvm_irqchip, kvm_msi, kvm_pit_config, kvm_pit_state2,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::collections::BTreeMap;
@@ -21,9 +22,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A page of page tables that KVM on old Intel processors needs inside the guest's address space, and behind it the
 /// three pages of a task state segment for the same purpose. Below the local APICs, where no RAM or firmware lies.
-const IDENTITY_MAP: u64 = 0xFEFF_C000;
+pub(crate) const IDENTITY_MAP: u64 = 0xFEFF_C000;
 const TSS: u64 = IDENTITY_MAP + hv::PAGE_SIZE;
-const RESERVED_END: u64 = TSS + 3 * hv::PAGE_SIZE;
+pub(crate) const RESERVED_END: u64 = TSS + 3 * hv::PAGE_SIZE;
 
 /// Pins of the IOAPIC; the global system interrupts from here on are message-signalled.
 const IOAPIC_PINS: u32 = 24;
@@ -44,6 +45,7 @@ pub(crate) fn failed<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E)
 pub struct KvmVm {
     fd: Arc<VmFd>,
     memory: Arc<GuestMemory>,
+    slots: Arc<Slots>,
     bus: Arc<dyn Bus>,
     cpus: u32,
     cpuid: CpuId,
@@ -70,9 +72,9 @@ impl KvmVm {
             )));
         }
         let fd = probe::create_vm(&kvm)?;
-        map_memory(&fd, &memory)?;
         make_interrupt_controllers(&fd)?;
         let fd = Arc::new(fd);
+        let slots = Slots::new(&fd, &memory)?;
         let routes = Routes { msis: BTreeMap::new() };
         routes.install(&fd)?;
         Ok(Arc::new(KvmVm {
@@ -80,6 +82,7 @@ impl KvmVm {
             power_on: Chips::save(&fd)?,
             fd,
             memory,
+            slots,
             bus,
             cpus,
             cpuid: cpuid::supported(&kvm, model)?,
@@ -94,26 +97,6 @@ impl KvmVm {
 fn emulating() -> bool {
     static EMULATING: OnceLock<bool> = OnceLock::new();
     *EMULATING.get_or_init(|| matches!(probe::probe().verdict, probe::Verdict::Emulating))
-}
-
-fn map_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
-    for (slot, region) in (0..).zip(memory.regions()) {
-        if region.address < RESERVED_END && region.address + region.size > IDENTITY_MAP {
-            let what = format!("{IDENTITY_MAP:#x}..{RESERVED_END:#x} is KVM's own, no memory may lie there");
-            return Err(Error::Memory(hv::MemoryError::Layout(what)));
-        }
-        let request = kvm_userspace_memory_region {
-            slot,
-            flags: if region.readonly { KVM_MEM_READONLY } else { 0 },
-            guest_phys_addr: region.address,
-            memory_size: region.size,
-            userspace_addr: memory.base() as u64 + region.offset,
-        };
-        // SAFETY: the range lies in the mapping of `memory`, which lives as long as any vCPU: each holds a reference.
-        // Guest writes race with ours, which `GuestMemory` is made for.
-        unsafe { vm.set_user_memory_region(request) }.map_err(failed("map guest memory into the virtual machine"))?;
-    }
-    Ok(())
 }
 
 fn make_interrupt_controllers(vm: &VmFd) -> Result<(), Error> {
@@ -168,7 +151,7 @@ impl Vm for KvmVm {
         fd.set_cpuid2(&cpuid).map_err(failed("set CPUID"))?;
         let watchdog = self.emulating.then(Watchdog::default);
         let msr_indices = self.msr_indices.clone();
-        Ok(Box::new(KvmVcpu::new(fd, self.memory.clone(), self.bus.clone(), msr_indices, watchdog)?))
+        Ok(Box::new(KvmVcpu::new(fd, self.memory.clone(), self.slots.clone(), self.bus.clone(), msr_indices, watchdog)?))
     }
 
     fn register_ioeventfd(&self, address: IoAddress, size: u8, eventfd: RawFd) -> Result<bool, Error> {

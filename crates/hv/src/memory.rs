@@ -1,7 +1,10 @@
+use crate::layout::{Layout, Region};
+use arc_swap::ArcSwap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::NonNull;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Bytes in a page of guest memory, the unit of [`PageFlags`].
@@ -30,6 +33,12 @@ pub enum MemoryError {
         /// Guest physical address.
         address: u64,
     },
+    /// The accelerator could not follow a change.
+    #[error("the layout of guest memory cannot be changed: {reason}")]
+    Refused {
+        /// The accelerator's words.
+        reason: String,
+    },
     /// An access outside RAM.
     #[error("no guest memory at {address:#x}, {size} bytes")]
     Unmapped {
@@ -38,19 +47,6 @@ pub enum MemoryError {
         /// Bytes.
         size: u64,
     },
-}
-
-/// A range of guest physical addresses that RAM answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// First guest physical address; page-aligned.
-    pub address: u64,
-    /// Bytes; a multiple of the page size.
-    pub size: u64,
-    /// Where it lies in the backing file; page-aligned.
-    pub offset: u64,
-    /// Guest writes do not change it (firmware); they go to the bus.
-    pub readonly: bool,
 }
 
 bitflags::bitflags! {
@@ -62,13 +58,22 @@ bitflags::bitflags! {
     }
 }
 
-/// Who holds translations of guest code and has to drop them when something other than a vCPU writes it.
-pub trait CodeWatcher: Send + Sync {
-    /// Bytes `offset..offset + size` of the backing memory were changed, and some lie in pages with [`PageFlags::CODE`].
-    fn code_written(&self, offset: u64, size: u64);
+/// Who keeps what follows from guest memory: an accelerator.
+pub trait MemoryWatcher: Send + Sync {
+    /// Bytes `offset..offset + size` of the backing memory were changed, and some lie in pages with [`PageFlags::CODE`]:
+    /// translations of guest code there are to be dropped.
+    fn code_written(&self, _offset: u64, _size: u64) {}
+
+    /// Memory answers as `layout` says from now on. When this returns no vCPU accesses memory as before. Called for one
+    /// change at a time.
+    ///
+    /// # Errors
+    /// When the accelerator cannot do it. It then cannot go on with the guest.
+    fn layout_changed(&self, layout: &Arc<Layout>) -> Result<(), crate::Error>;
 }
 
-/// The guest's RAM: one piece of memory, seen through regions of guest physical addresses.
+/// The guest's RAM: one piece of memory, seen through regions of guest physical addresses, which can change while the
+/// guest runs (ROM that is shadowed by RAM, a screen's memory that moves).
 ///
 /// All accesses are bounds-checked and tear-free only where they say so: a guest can write concurrently to anything
 /// in here, so copy once, then check the copy.
@@ -77,10 +82,11 @@ pub struct GuestMemory {
     file: Option<File>,
     base: NonNull<u8>,
     size: u64,
-    /// Ascending, disjoint.
-    regions: Vec<Region>,
+    layout: ArcSwap<Layout>,
+    /// Makes changes of the layout one at a time. The watcher is called under it.
+    changes: Mutex<()>,
     flags: Box<[AtomicU8]>,
-    watcher: OnceLock<Box<dyn CodeWatcher>>,
+    watcher: OnceLock<Box<dyn MemoryWatcher>>,
 }
 
 // SAFETY: `base` points at a mapping that lives as long as the struct. It is only read and written through raw
@@ -97,7 +103,16 @@ impl GuestMemory {
     /// [`MemoryError::Layout`] when regions overlap, are empty, unaligned or reach above 2^46;
     /// [`MemoryError::Allocation`] when the host refuses.
     pub fn new(regions: &[Region]) -> Result<Self, MemoryError> {
-        Self::make(regions, false)
+        Self::make(regions, 0, false)
+    }
+
+    /// As [`GuestMemory::new`], with at least `size` bytes behind it: what no region shows yet can be shown later
+    /// ([`GuestMemory::remap`]).
+    ///
+    /// # Errors
+    /// As [`GuestMemory::new`].
+    pub fn with_size(regions: &[Region], size: u64) -> Result<Self, MemoryError> {
+        Self::make(regions, size, false)
     }
 
     /// As [`GuestMemory::new`], in a [`file`](GuestMemory::file) without a name that others can map. Hosts seldom give
@@ -106,34 +121,21 @@ impl GuestMemory {
     /// # Errors
     /// As [`GuestMemory::new`].
     pub fn shared(regions: &[Region]) -> Result<Self, MemoryError> {
-        Self::make(regions, true)
+        Self::make(regions, 0, true)
     }
 
-    fn make(regions: &[Region], shared: bool) -> Result<Self, MemoryError> {
-        let mut regions = regions.to_vec();
-        regions.sort_by_key(|region| region.address);
-        let mut size = 0;
-        let mut previous_end = 0;
-        for region in &regions {
-            let unaligned = (region.address | region.size | region.offset) % PAGE_SIZE != 0;
-            let limit = 1u64 << 46;
-            if unaligned || region.size == 0 || region.size > limit || region.address > limit || region.offset > limit {
-                return Err(MemoryError::Layout(format!("a region that makes no sense: {region:x?}")));
-            }
-            if region.address < previous_end {
-                return Err(MemoryError::Layout(format!("regions overlap at {:#x}", region.address)));
-            }
-            previous_end = region.address + region.size;
-            size = size.max(region.offset + region.size);
-        }
-        if size == 0 {
-            return Err(MemoryError::Layout("no regions".into()));
+    fn make(regions: &[Region], at_least: u64, shared: bool) -> Result<Self, MemoryError> {
+        let layout = Layout::new(regions)?;
+        let size = layout.backing().max(at_least);
+        if size == 0 || size % PAGE_SIZE != 0 || size > 1 << 47 {
+            return Err(MemoryError::Layout(format!("{size:#x} bytes of memory are no number of pages")));
         }
         let refused = |error: std::io::Error| MemoryError::Allocation { size, reason: error.to_string() };
         let file = if shared { Some(unnamed_file(size).map_err(refused)?) } else { None };
         let base = map(size as usize, file.as_ref()).map_err(refused)?;
         let flags = (0..size / PAGE_SIZE).map(|_| AtomicU8::new(0)).collect();
-        Ok(GuestMemory { file, base, size, regions, flags, watcher: OnceLock::new() })
+        let layout = ArcSwap::from_pointee(layout);
+        Ok(GuestMemory { file, base, size, layout, changes: Mutex::new(()), flags, watcher: OnceLock::new() })
     }
 
     /// Bytes of the backing memory: all RAM and ROM.
@@ -141,9 +143,34 @@ impl GuestMemory {
         self.size
     }
 
-    /// The regions, ascending by address.
-    pub fn regions(&self) -> &[Region] {
-        &self.regions
+    /// What answers where now.
+    pub fn layout(&self) -> Arc<Layout> {
+        self.layout.load_full()
+    }
+
+    /// Changes what answers where: regions that lie in one of the ranges `cleared` go, and `placed` come. When this
+    /// returns no vCPU accesses memory as before. Devices may finish what they began.
+    ///
+    /// # Errors
+    /// [`MemoryError::Layout`], with nothing changed, when a region would be cut, overlap another, or show what is not in
+    /// the backing memory; [`MemoryError::Refused`] when the accelerator cannot follow.
+    pub fn remap(&self, cleared: &[Range<u64>], placed: &[Region]) -> Result<(), MemoryError> {
+        let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let layout = self.layout.load().changed(cleared, placed)?;
+        if layout.backing() > self.size {
+            return Err(MemoryError::Layout(format!("a region shows bytes behind the {:#x} there are", self.size)));
+        }
+        if layout == **self.layout.load() {
+            return Ok(());
+        }
+        let layout = Arc::new(layout);
+        self.layout.store(layout.clone());
+        match self.watcher.get() {
+            Some(watcher) => {
+                watcher.layout_changed(&layout).map_err(|error| MemoryError::Refused { reason: error.to_string() })
+            }
+            None => Ok(()),
+        }
     }
 
     /// The file behind [shared](GuestMemory::shared) memory.
@@ -156,26 +183,14 @@ impl GuestMemory {
         self.base.as_ptr()
     }
 
-    /// The region that holds `address`, if any.
-    pub fn region(&self, address: u64) -> Option<&Region> {
-        let index = self.regions.partition_point(|region| region.address <= address);
-        let region = &self.regions[index.checked_sub(1)?];
-        (address - region.address < region.size).then_some(region)
+    /// The region that holds `address`, if any. See [`Layout::region`].
+    pub fn region(&self, address: u64) -> Option<Region> {
+        self.layout.load().region(address).copied()
     }
 
-    /// Where `address` lies in the backing file, when `size` bytes from there are within one region.
+    /// Where `address` lies in the backing memory, when `size` bytes from there are within one region.
     pub fn offset(&self, address: u64, size: u64) -> Option<u64> {
-        let region = self.region(address)?;
-        let within = address - region.address;
-        (size <= region.size - within).then_some(region.offset + within)
-    }
-
-    /// The guest physical address of a byte of the backing memory, or `None` when no region shows it.
-    pub fn address_of(&self, offset: u64) -> Option<u64> {
-        self.regions
-            .iter()
-            .find(|region| offset >= region.offset && offset - region.offset < region.size)
-            .map(|region| region.address + (offset - region.offset))
+        self.layout.load().offset(address, size)
     }
 
     /// The host address of `size` bytes at a guest physical address, when one region holds them all. The bytes may
@@ -244,8 +259,8 @@ impl GuestMemory {
         }
     }
 
-    /// Sets who is told of writes to code. Once; false when somebody already is.
-    pub fn set_code_watcher(&self, watcher: Box<dyn CodeWatcher>) -> bool {
+    /// Sets who is told of writes to code and of changes of the layout. Once; false when somebody already is.
+    pub fn set_watcher(&self, watcher: Box<dyn MemoryWatcher>) -> bool {
         self.watcher.set(watcher).is_ok()
     }
 
@@ -335,17 +350,18 @@ impl GuestMemory {
         mut each: impl FnMut(*mut u8, u64, std::ops::Range<usize>),
     ) -> Result<(), MemoryError> {
         let unmapped = || MemoryError::Unmapped { address, size: size as u64 };
+        let layout = self.layout.load();
         let mut done = 0;
         while done < size {
             let at = address.checked_add(done as u64).ok_or_else(unmapped)?;
-            let region = self.region(at).ok_or_else(unmapped)?;
+            let region = layout.region(at).ok_or_else(unmapped)?;
             if write && region.readonly {
                 return Err(MemoryError::Readonly { address: at });
             }
             let within = at - region.address;
             let length = (region.size - within).min((size - done) as u64);
             let offset = region.offset + within;
-            // SAFETY: a region's bytes lie inside the mapping (checked in `new`).
+            // SAFETY: a region's bytes lie inside the mapping (checked in `make` and `remap`).
             let host = unsafe { self.base.as_ptr().add(offset as usize) };
             each(host, offset, done..done + length as usize);
             done += length as usize;
@@ -419,8 +435,6 @@ impl Drop for GuestMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::Mutex;
 
     fn two_regions() -> GuestMemory {
         let ram = |address, size, offset| Region { address, size, offset, readonly: false };
@@ -494,17 +508,56 @@ mod tests {
     #[test]
     fn only_writes_to_code_pages_reach_the_watcher() {
         struct Log(Arc<Mutex<Vec<(u64, u64)>>>);
-        impl CodeWatcher for Log {
+        impl MemoryWatcher for Log {
             fn code_written(&self, offset: u64, size: u64) {
                 self.0.lock().unwrap().push((offset, size));
+            }
+
+            fn layout_changed(&self, _layout: &Arc<Layout>) -> Result<(), crate::Error> {
+                Ok(())
             }
         }
         let memory = two_regions();
         let log = Arc::new(Mutex::new(Vec::new()));
-        assert!(memory.set_code_watcher(Box::new(Log(log.clone()))));
+        assert!(memory.set_watcher(Box::new(Log(log.clone()))));
         memory.set_page_flags(3, PageFlags::CODE);
         memory.write(0x100, &[1]).unwrap();
         memory.write(0x10_0004, &[1, 2]).unwrap();
         assert_eq!(*log.lock().unwrap(), [(0x3004, 2)]);
+    }
+
+    #[test]
+    fn what_is_remapped_answers_at_once_and_the_watcher_hears_of_it() {
+        struct Count(Arc<Mutex<Vec<usize>>>);
+        impl MemoryWatcher for Count {
+            fn layout_changed(&self, layout: &Arc<Layout>) -> Result<(), crate::Error> {
+                self.0.lock().unwrap().push(layout.regions().len());
+                Ok(())
+            }
+        }
+        let region = |address, offset, readonly| Region { address, size: 0x1000, offset, readonly };
+        let memory = GuestMemory::with_size(&[region(0, 0, false), region(0x1000, 0x2000, true)], 0x3000).unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        assert!(memory.set_watcher(Box::new(Count(heard.clone()))));
+        memory.write_backing(0x2000, b"rom").unwrap();
+        memory.write_backing(0x1000, b"ram").unwrap();
+        let shows = |memory: &GuestMemory| {
+            let mut data = [0; 3];
+            memory.read(0x1000, &mut data).map(|()| data)
+        };
+        assert_eq!(shows(&memory), Ok(*b"rom"));
+        memory.remap(&[0x1000..0x2000], &[region(0x1000, 0x1000, false)]).unwrap();
+        assert_eq!(shows(&memory), Ok(*b"ram"));
+        memory.write(0x1000, b"RAM").unwrap();
+        // The same again is no change.
+        memory.remap(&[0x1000..0x2000], &[region(0x1000, 0x1000, false)]).unwrap();
+        memory.remap(&[0x1000..0x2000], &[]).unwrap();
+        assert!(shows(&memory).is_err());
+        assert_eq!(*heard.lock().unwrap(), [2, 1]);
+        let refused = |cleared: &[Range<u64>], placed: &[Region]| memory.remap(cleared, placed).is_err();
+        assert!(refused(&[], &[region(0, 0x1000, false)]), "over another");
+        assert!(refused(&[], &[region(0x1000, 0x3000, false)]), "behind the backing memory");
+        assert!(refused(&[0x800..0x1000], &[]), "a cut");
+        assert_eq!(memory.layout().regions(), [region(0, 0, false)]);
     }
 }

@@ -33,7 +33,7 @@ impl Machine {
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (memory, cpus, accelerator, cpu = "host", dump_block = None, perf_map = None))]
+    #[pyo3(signature = (memory, cpus, accelerator, cpu = "host", dump_block = None, perf_map = None, firmware = None))]
     fn new(
         py: Python<'_>,
         memory: &GuestMemory,
@@ -42,6 +42,7 @@ impl Machine {
         cpu: &str,
         dump_block: Option<u64>,
         perf_map: Option<Vec<(u64, String)>>,
+        firmware: Option<u64>,
     ) -> PyResult<Self> {
         let memory = memory.memory.clone();
         py.detach(|| {
@@ -53,14 +54,14 @@ impl Machine {
             let vm = accelerator::create(accelerator, memory.clone(), buses.clone(), cpus, cpu, instruments)
                 .map_err(core_error)?;
             let top =
-                memory.regions().iter().filter(|region| !region.readonly).map(|region| region.address + region.size);
+                memory.layout().regions().iter().filter(|region| !region.readonly).map(|region| region.address + region.size);
             let (below, above): (Vec<u64>, Vec<u64>) = top.partition(|end| *end <= 1 << 32);
             let cmos = CmosConfig {
                 memory_below_4g: below.into_iter().max().unwrap_or(0),
                 memory_above_4g: above.into_iter().max().map_or(0, |end| end - (1 << 32)),
                 cpus,
             };
-            let chipset = Chipset::new(&vm, &buses, &cmos).map_err(core_error)?;
+            let chipset = Chipset::new(&vm, &memory, &buses, &cmos, firmware).map_err(core_error)?;
             let machine = board::Machine::new(memory, buses, vm);
             for id in 0..cpus {
                 machine.add_vcpu(chipset.lapic(id), Arc::new(with_thread_state)).map_err(core_error)?;

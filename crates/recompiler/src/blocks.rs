@@ -154,7 +154,7 @@ impl Blocks {
     pub fn find(&mut self, core: &mut Core, mode: Mode) -> Result<Found, Fault> {
         let linear = core.linear_rip();
         let physical = core.fetch_address(linear)?;
-        let Some(offset) = core.memory.offset(physical, 1) else {
+        let Some(offset) = core.layout.offset(physical, 1) else {
             return single(core, mode);
         };
         let mut key = Key { offset, rip: core.rip, mode, second: None };
@@ -172,7 +172,7 @@ impl Blocks {
             if let Some(id) = self.known(&key) {
                 return Ok(Found::Block(id));
             }
-            let Some(physical) = core.memory.address_of(second) else { return single(core, mode) };
+            let Some(physical) = core.layout.address_of(second) else { return single(core, mode) };
             core.physical_read(physical, &mut bytes[room..]);
             code = decode(&core.cpuid, mode, core.rip, &bytes);
             if code.is_empty() {
@@ -188,7 +188,7 @@ impl Blocks {
         let mut again = vec![0; bytes.len()];
         let mut at = 0;
         for (offset, length) in pieces(key, size) {
-            let Some(physical) = core.memory.address_of(offset) else { return single(core, key.mode) };
+            let Some(physical) = core.layout.address_of(offset) else { return single(core, key.mode) };
             let (shared, memory, mut party) = core.smp();
             shared.register_code(&mut party, memory, offset, length);
             core.physical_read(physical, &mut again[at..at + length as usize]);
@@ -308,7 +308,7 @@ fn second_page(core: &mut Core, mode: Mode) -> Option<u64> {
         return None;
     }
     let physical = core.fetch_address(mode.linear(rip)).ok()?;
-    core.memory.offset(physical, 4096)
+    core.layout.offset(physical, 4096)
 }
 
 /// Decodes instructions from RIP on until one ends the block, or the bytes end or the segment.

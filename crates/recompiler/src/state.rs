@@ -424,6 +424,8 @@ pub struct Core {
 
     /// Guest RAM.
     pub memory: Arc<GuestMemory>,
+    /// What of it answers where: [`Request::Everything`](crate::smp::Request::Everything) says that this has changed.
+    pub layout: Arc<hv::Layout>,
     /// Ports and memory-mapped I/O.
     pub bus: Arc<dyn Bus>,
     /// The local APIC, when the machine has one.
@@ -618,6 +620,7 @@ impl Core {
             events: hv::CpuEvents::default(),
             cpuid: cpuid,
             id: id,
+            layout: memory.layout(),
             memory: memory,
             bus: bus,
             lapic: lapic,

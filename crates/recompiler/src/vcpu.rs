@@ -186,8 +186,9 @@ impl RecompilerVcpu {
         }
     }
 
-    /// Drops all blocks and the TLBs.
+    /// Drops all blocks and the TLBs, and looks up what memory answers where.
     fn forget_everything(&mut self) {
+        self.core.layout = self.core.memory.layout();
         self.core.flush_tlb(false);
         match &mut self.translator {
             Some(translator) => translator.restart(&mut self.core, &mut self.blocks),

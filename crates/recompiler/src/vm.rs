@@ -5,7 +5,7 @@ use crate::smp::{CodePages, Inside, Mailbox, Shared};
 use crate::state::Core;
 use crate::tlb::Tlb;
 use crate::vcpu::RecompilerVcpu;
-use hv::{Bus, Error, GuestMemory, Interrupts, IoAddress, Kick, LocalApic, Msi, PageFlags, Tsc, Vcpu, Vm};
+use hv::{Bus, Error, GuestMemory, Interrupts, IoAddress, Kick, Layout, LocalApic, Msi, PageFlags, Tsc, Vcpu, Vm};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -29,6 +29,7 @@ pub(crate) struct Party<'a> {
     id: u32,
     poll: &'a AtomicU32,
     tlb: &'a mut Tlb,
+    layout: &'a mut Arc<Layout>,
     memory: &'a GuestMemory,
 }
 
@@ -44,7 +45,10 @@ impl Inside for Party<'_> {
     fn protect(&mut self, page: Option<u64>) {
         match page {
             Some(page) => self.tlb.protect(self.memory.base() as u64 + (page << 12)),
-            None => self.tlb.flush(false),
+            None => {
+                self.tlb.flush(false);
+                *self.layout = self.memory.layout();
+            }
         }
     }
 }
@@ -52,7 +56,7 @@ impl Inside for Party<'_> {
 impl Core {
     /// What the vCPUs share, the flags of pages, and this vCPU's part in it.
     pub(crate) fn smp(&mut self) -> (&Shared, &GuestMemory, Party<'_>) {
-        let party = Party { id: self.id, poll: &self.poll, tlb: &mut self.tlb, memory: &self.memory };
+        let party = Party { id: self.id, poll: &self.poll, tlb: &mut self.tlb, layout: &mut self.layout, memory: &self.memory };
         (&self.shared, &self.memory, party)
     }
 
@@ -66,12 +70,17 @@ impl Core {
     }
 }
 
-/// Drops translations of code that devices overwrite.
+/// Drops translations of code that devices overwrite, and all where memory answers elsewhere.
 struct Watcher(Arc<Shared>);
 
-impl hv::CodeWatcher for Watcher {
+impl hv::MemoryWatcher for Watcher {
     fn code_written(&self, offset: u64, size: u64) {
         self.0.written_by_device(offset, size);
+    }
+
+    fn layout_changed(&self, _layout: &Arc<Layout>) -> Result<(), Error> {
+        self.0.forget_everything();
+        Ok(())
     }
 }
 
@@ -121,7 +130,7 @@ impl RecompilerVm {
         let model = crate::cpuid::CpuModel::new(cpus, model)?;
         let pages = (memory.size() >> 12) as usize;
         let shared = Arc::new(Shared::new(cpus, pages));
-        if !memory.set_code_watcher(Box::new(Watcher(shared.clone()))) {
+        if !memory.set_watcher(Box::new(Watcher(shared.clone()))) {
             return Err(Error::Unavailable("the guest memory already belongs to a recompiler VM".into()));
         }
         Ok(Arc::new(RecompilerVm {

@@ -23,11 +23,13 @@ from wirt.vm.spec import CPU_MODELS
 
 USAGE: Final = """\
 wirt run [tiny] [OPTION]...
-       wirt run --kernel FILE [--initrd FILE] [--append TEXT] [OPTION]..."""
+       wirt run --kernel FILE [--initrd FILE] [--append TEXT] [OPTION]...
+       wirt run --disk FILE [--firmware seabios|FILE] [OPTION]..."""
 
 DESCRIPTION: Final = """\
-Runs a virtual machine on this terminal until the guest powers off. Without a
-kernel it is the built-in guest tiny: Debian's cloud kernel with BusyBox, which
+Runs a virtual machine on this terminal until the guest powers off. A kernel is
+started directly, disks are booted by firmware. Without either, and where tiny
+is said, it is the built-in guest tiny: Debian's cloud kernel with BusyBox, which
 is fetched and made when it is first used, and powers off when its shell ends."""
 
 EPILOG: Final = """\
@@ -42,7 +44,8 @@ keys, where the serial console is a terminal:
 
 examples:
   wirt run                                     a shell in the built-in guest
-  wirt run -c 2 -m 1G --disk data.img          with 2 vCPUs and a disk, /dev/vda
+  wirt run tiny -c 2 -m 1G --disk data.img     with 2 vCPUs and a disk, /dev/vda
+  wirt run -m 1G --disk debian.img             the system on a disk
   wirt run --exec 'nproc; cat /proc/meminfo'   one command, its output, its status
   wirt run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 quiet'
   wirt run --kernel test.elf --device isa-debug-exit --timeout 60
@@ -67,10 +70,15 @@ class Serial(NamedTuple):
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `wirt run`."""
     boot = parser.add_argument_group("what to boot")
-    boot.add_argument("guest", nargs="?", metavar="tiny", help="the built-in guest; meant without --kernel")
+    boot.add_argument("guest", nargs="?", metavar="tiny", help="the built-in guest")
     boot.add_argument("--kernel", metavar="FILE", help="a bzImage, an ELF file with PVH note, or Multiboot")
     boot.add_argument("--initrd", metavar="FILE", help="the initial RAM disk, or the Multiboot module")
     boot.add_argument("--append", metavar="TEXT", help="the kernel's command line; for tiny, more of it")
+    boot.add_argument(
+        "--firmware",
+        metavar="seabios|none|FILE",
+        help="what boots from disks (default: seabios, where there are some and no kernel)",
+    )
     boot.add_argument("--exec", metavar="CMD", help="run a command in tiny, print its output, power off")
     machine = parser.add_argument_group("the machine")
     machine.add_argument(
@@ -142,7 +150,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.guest is None and arguments.kernel is None:
         if arguments.initrd is not None:
             raise UsageError("An initrd needs a kernel: give --kernel, or say tiny for that guest's own.")
-        arguments.guest = "tiny"
+        if arguments.exec is not None or (not arguments.disk and arguments.firmware is None):
+            arguments.guest = "tiny"
     if arguments.exec is not None:
         _check_output()
         return _run_command(arguments)
@@ -157,6 +166,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
             kernel=arguments.kernel,
             initrd=arguments.initrd,
             append=_append(arguments, serial),
+            firmware=arguments.firmware,
             memory=arguments.memory,
             cpus=arguments.cpus,
             cpu=arguments.cpu,
@@ -204,6 +214,8 @@ def _append(arguments: argparse.Namespace, serial: Serial) -> str | None:
 def _run_command(arguments: argparse.Namespace) -> int:
     if arguments.guest not in (None, "tiny") or arguments.kernel is not None or arguments.initrd is not None:
         raise UsageError("--exec runs in the built-in guest tiny: leave other guests and kernels out.")
+    if arguments.firmware is not None:
+        raise UsageError("--exec runs in the built-in guest tiny, which needs no firmware: leave it out.")
     if arguments.serial is not None:
         raise UsageError("--exec needs the serial console for itself: leave --serial out.")
     completed = run(

@@ -12,8 +12,8 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.devices.fw_cfg import FwCfg
 from wirt.errors import UsageError
-from wirt.machine import acpi, boot, firmware, smbios
-from wirt.machine.memory_map import SMBIOS_BASE, MemoryMap, Range, memory_map
+from wirt.machine import acpi, boot, firmware, rom, smbios
+from wirt.machine.memory_map import HIGH_MEMORY_BASE, SMBIOS_BASE, MemoryMap, Range, memory_map
 from wirt.storage.raw import open_raw
 
 COM1_PORT: Final = 0x3F8
@@ -49,7 +49,8 @@ NO_INSTRUMENTS: Final = Instruments()
 class PcConfig(NamedTuple):
     """What the machine is made of. `memory_size` is in bytes; a kernel is a file or the bytes of one.
 
-    Without a kernel the machine is left at the processor's reset state with empty memory.
+    Without a kernel the machine is left at the processor's reset state, which is where firmware begins; memory
+    is empty.
     """
 
     accelerator: str
@@ -61,6 +62,7 @@ class PcConfig(NamedTuple):
     initrd: Path | bytes | None = None
     cmdline: str | None = ""
     """None is what the kernel's format makes of it: see `boot.load`."""
+    firmware: Path | None = None
     cpu: str = "host"
     instruments: Instruments = NO_INSTRUMENTS
     disks: Sequence[Disk] = ()
@@ -91,8 +93,16 @@ def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Termi
     behind then.
     """
     layout = memory_map(config.memory_size)
-    memory = _core.GuestMemory([(region.address, region.size, region.offset, False) for region in layout.ram])
-    machine = _core.Machine(memory, config.cpus, config.accelerator, config.cpu, *config.instruments)
+    image = rom.read(config.firmware) if config.firmware is not None else None
+    memory = _memory(layout, image)
+    machine = _core.Machine(
+        memory,
+        config.cpus,
+        config.accelerator,
+        config.cpu,
+        *config.instruments,
+        firmware=None if image is None else layout.ram_size + len(image.data) - rom.LOW_SIZE,
+    )
     try:
         machine.add_uart("COM1", COM1_PORT, COM1_IRQ, com1)
         machine.add_rng(RNG_SLOT, "rng0")
@@ -117,6 +127,23 @@ def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Termi
         machine.close()
         raise
     return Pc(layout, memory, machine, entry)
+
+
+def _memory(layout: MemoryMap, image: rom.Firmware | None) -> _core.GuestMemory:
+    """Make RAM, and behind it in the backing memory the firmware."""
+    regions = []
+    for ram in layout.ram:
+        # What the host bridge may show otherwise is a region of its own.
+        low = max(0, HIGH_MEMORY_BASE - ram.address) if ram.range.end > HIGH_MEMORY_BASE else 0
+        if low:
+            regions.append((ram.address, low, ram.offset, False))
+        regions.append((ram.address + low, ram.size - low, ram.offset + low, False))
+    if image is None:
+        return _core.GuestMemory(regions)
+    regions.append((image.address, len(image.data), layout.ram_size, True))
+    memory = _core.GuestMemory(regions)
+    memory.write_backing(layout.ram_size, image.data)
+    return memory
 
 
 def hardware_address(uuid: bytes) -> tuple[int, int, int, int, int, int]:

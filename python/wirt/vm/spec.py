@@ -13,6 +13,7 @@ from wirt.devices.device import Device, check_ranges
 from wirt.devices.fw_cfg import MAX_NAME, MAX_SIZE
 from wirt.errors import CapacityError, NotFoundError, UsageError
 from wirt.machine.firmware import USER_PREFIX
+from wirt.machine import rom
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
 from wirt.machine.pc import MAX_DISKS, Disk
 from wirt.vm.sizes import format_size, parse_size
@@ -35,6 +36,7 @@ class Spec(NamedTuple):
     kernel: Path | bytes | None
     initrd: Path | bytes | None
     append: str | None
+    firmware: Path | None
     memory: int
     cpus: int
     cpu: str
@@ -53,6 +55,7 @@ def make_spec(
     kernel: str | os.PathLike[str] | bytes | None,
     initrd: str | os.PathLike[str] | bytes | None,
     append: str | None,
+    firmware: str | os.PathLike[str] | None = None,
     memory: str | int,
     cpus: int,
     cpu: str,
@@ -70,6 +73,8 @@ def make_spec(
         raise UsageError(f"The guest {guest!r} brings its own kernel: leave one of the two out.")
     if kernel is None and guest is None and (initrd is not None or append is not None):
         raise UsageError("An initrd or a command line needs a kernel: give one.")
+    if (guest is not None or kernel is not None) and firmware not in (None, "none"):
+        raise UsageError("A kernel is started without firmware: leave one of the two out.")
     if append is not None and not isinstance(append, str):
         raise UsageError(f"The kernel command line is given as {type(append).__name__}: give a string.")
     for wish, given in (("disks", disks), ("devices", devices)):
@@ -89,6 +94,7 @@ def make_spec(
         kernel=_image("kernel", kernel),
         initrd=_image("initrd", initrd),
         append=append,
+        firmware=_firmware(firmware, boots=guest is None and kernel is None and bool(disks)),
         memory=_memory(memory),
         cpus=_cpus(cpus),
         cpu=_cpu(cpu),
@@ -159,6 +165,17 @@ def _fw_cfg(files: Mapping[str, bytes]) -> dict[str, bytes]:
         if len(data) > MAX_SIZE:
             raise UsageError(f"The fw_cfg file {name} has {format_size(len(data))}: give less than 4 GiB.")
     return dict(files)
+
+
+def _firmware(wish: str | os.PathLike[str] | None, *, boots: bool) -> Path | None:
+    """The file of the firmware. `boots`: without a wish there is something for it to boot from."""
+    if wish is None:
+        wish = "seabios" if boots else "none"
+    if wish == "none":
+        return None
+    path = rom.find(os.fspath(wish))
+    _check_file("firmware", path, writable=False)
+    return path
 
 
 def _image(role: str, wish: str | os.PathLike[str] | bytes | None) -> Path | bytes | None:

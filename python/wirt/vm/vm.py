@@ -44,7 +44,8 @@ class VM:
     `guest` is the built-in guest "tiny"; otherwise `kernel` names a bzImage, an ELF with a PVH note or a
     Multiboot image (or is the bytes of one), with `initrd` and the kernel command line `append` (default:
     console=ttyS0, for Multiboot nothing; the built-in guest has its own, to which `append` is added). With
-    neither, the machine stands at the processor's reset state until registers and memory are set.
+    neither, `firmware` boots from the disks: seabios (the default when there is one) or the file of an image.
+    With none, the machine stands at the processor's reset state until registers and memory are set.
 
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as: host,
     x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`;
@@ -65,6 +66,7 @@ class VM:
         kernel: str | os.PathLike[str] | bytes | None = None,
         initrd: str | os.PathLike[str] | bytes | None = None,
         append: str | None = None,
+        firmware: str | os.PathLike[str] | None = None,
         memory: str | int = "512M",
         cpus: int = 1,
         cpu: str = "host",
@@ -82,6 +84,7 @@ class VM:
             kernel=kernel,
             initrd=initrd,
             append=append,
+            firmware=firmware,
             memory=memory,
             cpus=cpus,
             cpu=cpu,
@@ -258,6 +261,7 @@ class VM:
             kernel=kernel,
             initrd=initrd,
             cmdline=cmdline,
+            firmware=spec.firmware,
             disks=spec.disks,
             devices=spec.devices,
             debug_exit=spec.debug_exit,

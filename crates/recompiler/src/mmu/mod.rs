@@ -267,9 +267,16 @@ impl Core {
         (physical & !0xFFF == base).then(|| (lapic.clone(), (physical & 0xFFF) as u16))
     }
 
+    /// The host address of `size` bytes of RAM or ROM, when one region holds them all.
+    #[inline]
+    pub(crate) fn host(&self, physical: u64, size: u64) -> Option<*mut u8> {
+        let offset = self.layout.offset(physical, size)?;
+        Some(self.memory.base().wrapping_add(offset as usize))
+    }
+
     /// The host address of a byte of RAM (of writable RAM when `write`).
     fn ram(&self, physical: u64, write: bool) -> Option<*mut u8> {
-        let region = self.memory.region(physical)?;
+        let region = self.layout.region(physical)?;
         if write && region.readonly {
             return None;
         }
@@ -279,7 +286,7 @@ impl Core {
                 return None;
             }
         }
-        self.memory.host(physical, 1)
+        self.host(physical, 1)
     }
 
     /// Called behind a store to RAM within one page, by a path that the TLB did not clear: drops translations of what was
@@ -303,7 +310,7 @@ impl Core {
     /// is done at once.
     pub(crate) fn host_beside_code(&self, physical: u64, size: u64) -> Option<*mut u8> {
         let host = self.ram(physical, true)?;
-        let offset = self.memory.offset(physical, size)?;
+        let offset = self.layout.offset(physical, size)?;
         self.shared.may_store_beside(self.id, offset, size).then_some(host)
     }
 
@@ -323,7 +330,7 @@ impl Core {
         if self.page_watched(linear) {
             return Ok(found);
         }
-        if let Some(offset) = self.memory.offset(found.physical & !0xFFF, 4096) {
+        if let Some(offset) = self.layout.offset(found.physical & !0xFFF, 4096) {
             if let Some(host) = self.ram(found.physical & !0xFFF, false) {
                 let mut writable = found.writable && self.ram(found.physical & !0xFFF, true).is_some();
                 let mut code = false;

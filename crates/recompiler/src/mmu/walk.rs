@@ -98,13 +98,13 @@ impl Walk<'_> {
     }
 
     fn entry64(&self, address: u64) -> Option<&AtomicU64> {
-        let host = self.core.memory.host(address & !7, 8)?;
+        let host = self.core.host(address & !7, 8)?;
         // SAFETY: `host` is aligned RAM that stays mapped; guest RAM is accessed with atomics.
         Some(unsafe { AtomicU64::from_ptr(host.cast()) })
     }
 
     fn entry32(&self, address: u64) -> Option<&AtomicU32> {
-        let host = self.core.memory.host(address & !3, 4)?;
+        let host = self.core.host(address & !3, 4)?;
         // SAFETY: as in `entry64`.
         Some(unsafe { AtomicU32::from_ptr(host.cast()) })
     }

@@ -24,7 +24,7 @@ pub enum Request {
         /// Page number in the RAM file.
         page: u64,
     },
-    /// Both for all pages: more was asked than is worth remembering.
+    /// Both for all pages, and all accesses: memory answers elsewhere now, or more was asked than is worth remembering.
     Everything,
 }
 

@@ -53,7 +53,7 @@ pub trait Inside {
     fn id(&self) -> u32;
     /// Its poll word.
     fn poll(&self) -> &AtomicU32;
-    /// Makes stores to a page of the RAM file miss its TLB; to all pages when `None`.
+    /// Makes stores to a page of the RAM file miss its TLB. With `None` all accesses miss it, and memory answers as it does now.
     fn protect(&mut self, page: Option<u64>);
 }
 
@@ -150,6 +150,14 @@ impl Shared {
             self.wait_for(self.ask_to_drop(at, piece));
             at += piece;
         }
+    }
+
+    /// Something other than a vCPU that is inside has changed what memory answers where. When this returns no vCPU accesses
+    /// memory as before.
+    pub(crate) fn forget_everything(&self) {
+        let asked: Vec<_> =
+            self.mailboxes.iter().enumerate().map(|(id, mailbox)| (id, mailbox.post(Request::Everything))).collect();
+        self.wait_for(asked);
     }
 
     /// Asks all that have code there to drop it: their numbers, and the requests'.

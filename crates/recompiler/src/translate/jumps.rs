@@ -188,7 +188,7 @@ pub(super) extern "C" fn find_target(core: &mut Core, site: u32) -> u64 {
     }
     // A fault of the fetch is the dispatcher's to raise.
     let Ok(physical) = core.fetch_address(mode.linear(far.rip)) else { return 0 };
-    if core.memory.offset(physical, 1) != Some(far.offset) {
+    if core.layout.offset(physical, 1) != Some(far.offset) {
         return 0;
     }
     core.counters.far_jumps += 1;

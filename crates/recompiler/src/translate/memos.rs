@@ -105,7 +105,7 @@ fn learn(core: &mut Core, rip: u64, roams: Roams) {
     }
     // Where the code is not mapped any more, its block is not run any more either.
     let Ok(physical) = core.fetch_address(rip) else { return };
-    if let Some(offset) = core.memory.offset(physical, 1) {
+    if let Some(offset) = core.layout.offset(physical, 1) {
         core.shared.mailbox(core.id).post(Request::Invalidate { offset, size: 1 });
     }
 }
