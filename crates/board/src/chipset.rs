@@ -1,9 +1,9 @@
 use crate::irqchip::Placed;
 use crate::pci::PciBus;
 use crate::{
-    Buses, CMOS_PORT, Cmos, CmosConfig, Device, HPET_ADDRESS, HPET_SIZE, HostBridge, Hpet, I8042, I8042_COMMAND_PORT, I8042_DATA_PORT, IrqLines,
-    Irqchip, IsaBridge, KEYBOARD_IRQ, MOUSE_IRQ, PM_BASE, PM_SIZE, Pm, PmTimerWidth, Port92, PowerManagement, RTC_IRQ,
-    SCI_IRQ, SHADOW_RANGE, Timers,
+    Buses, CMOS_PORT, Cmos, CmosConfig, Device, HPET_ADDRESS, HPET_SIZE, HostBridge, Hpet, I8042, I8042_COMMAND_PORT,
+    I8042_DATA_PORT, IrqLines, Irqchip, IsaBridge, KEYBOARD_IRQ, MOUSE_IRQ, PM_BASE, PM_SIZE, Pm, PmTimerWidth, Port92,
+    PowerManagement, RTC_IRQ, SCI_IRQ, SHADOW_RANGE, Timers,
 };
 use hv::{GuestMemory, Interrupts, IoAddress, LocalApic, Tsc, Vm};
 use std::sync::Arc;

@@ -101,7 +101,9 @@ impl Hpet {
                         line.pulse();
                     }
                 }
-                Some(Signal::Message(address, data)) => self.interrupts.signal_msi(Msi { address: address.into(), data }),
+                Some(Signal::Message(address, data)) => {
+                    self.interrupts.signal_msi(Msi { address: address.into(), data })
+                }
                 None => {}
             }
         }

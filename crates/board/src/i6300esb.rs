@@ -316,7 +316,9 @@ impl PciFunction for I6300esb {
     fn save(&self) -> Vec<u8> {
         let state = self.state.lock();
         let mut writer = StateWriter::new(STATE_VERSION);
-        for byte in [state.config, state.lock, state.interrupt.into(), state.timed_out.into(), state.second_stage.into()] {
+        for byte in
+            [state.config, state.lock, state.interrupt.into(), state.timed_out.into(), state.second_stage.into()]
+        {
             writer.u8(byte);
         }
         writer.u8(state.unlocked as u8);
@@ -427,7 +429,7 @@ mod tests {
         bench.write(register::RELOAD, &[0, 1]);
         assert!(bench.watchdog.state.lock().deadline > state.deadline);
         bench.config(LOCK, 0);
-        assert_eq!((bench.watchdog.state.lock().deadline, bench.config_read(LOCK)), (None, 0));
+        assert_eq!((bench.config_read(LOCK), bench.watchdog.state.lock().deadline), (0, None));
     }
 
     #[test]

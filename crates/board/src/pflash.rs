@@ -209,7 +209,8 @@ impl Shared {
         while !state.stopped {
             let now = Instant::now();
             let sync_at = state.unsynced.map(|since| (state.last_write + SYNC_AFTER).min(since + SYNC_WITHIN));
-            let show_at = (!state.shown && state.chip.reads() == Reads::Array).then(|| state.last_write + self.show_after);
+            let show_at =
+                (!state.shown && state.chip.reads() == Reads::Array).then(|| state.last_write + self.show_after);
             if sync_at.is_some_and(|at| at <= now) {
                 self.sync(&mut state);
             } else if show_at.is_some_and(|at| at <= now) {

@@ -169,7 +169,7 @@ impl Registers {
     pub(super) fn advance(&mut self, now: u64) -> [Option<Signal>; TIMERS] {
         let counter = self.counter(now);
         let mut signals = [None; TIMERS];
-        for index in 0..TIMERS {
+        for (index, signal) in signals.iter_mut().enumerate() {
             let gsi = self.gsi(index);
             let comparator = &mut self.comparators[index];
             if comparator.due.is_none_or(|due| due > now) {
@@ -179,11 +179,11 @@ impl Registers {
             let interrupt = comparator.has(INTERRUPT);
             if comparator.has(FSB) {
                 let message = Signal::Message((comparator.fsb >> 32) as u32, comparator.fsb as u32);
-                signals[index] = interrupt.then_some(message);
+                *signal = interrupt.then_some(message);
             } else if comparator.has(LEVEL) {
                 self.status |= 1 << index;
             } else if interrupt {
-                signals[index] = gsi.map(Signal::Edge);
+                *signal = gsi.map(Signal::Edge);
             }
         }
         signals
@@ -198,7 +198,11 @@ impl Registers {
 
     /// When the next interrupt comes, if nothing is written until then.
     pub(super) fn next_event(&self) -> Option<u64> {
-        self.comparators.iter().filter(|comparator| comparator.has(INTERRUPT)).filter_map(|comparator| comparator.due).min()
+        self.comparators
+            .iter()
+            .filter(|comparator| comparator.has(INTERRUPT))
+            .filter_map(|comparator| comparator.due)
+            .min()
     }
 
     /// The comparator and its register at `offset`.

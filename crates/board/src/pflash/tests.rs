@@ -115,7 +115,15 @@ fn programming_clears_bits_and_erasing_sets_them() {
     bench.write(&[(0x2005, 0x40), (0x2005, 0x3C), (0x2005, 0x40), (0x2005, 0xF0), (0x2005, 0xFF)]);
     assert_eq!((bench.read(0x2005), bench.in_file(0x2005, 1)[0]), (0x30, 0x30));
     // A buffer whose bytes come in any order, one of them twice.
-    bench.write(&[(0x2000, 0xE8), (0x2000, 2), (0x2009, 0x11), (0x2007, 0x22), (0x2009, 0x10), (0x2000, 0xD0), (0, 0xFF)]);
+    bench.write(&[
+        (0x2000, 0xE8),
+        (0x2000, 2),
+        (0x2009, 0x11),
+        (0x2007, 0x22),
+        (0x2009, 0x10),
+        (0x2000, 0xD0),
+        (0, 0xFF),
+    ]);
     assert_eq!(bench.in_file(0x2006, 5), [0xFF, 0x22, 0xFF, 0x10, 0xFF]);
     bench.write(&[(0x2FFF, 0x20), (0x2FFF, 0xD0)]);
     assert_eq!(bench.read(0x2FFF), 0x80, "ready");
@@ -148,7 +156,11 @@ fn quiet_flash_becomes_memory_again_and_is_synced() {
         }
     };
     wait_for(&|| bench.flash.shared.state.lock().unsynced.is_none());
-    assert_eq!((bench.read(0x3000), bench.is_memory(), bench.flash.failure()), (0x80, false, None), "not in array mode");
+    assert_eq!(
+        (bench.read(0x3000), bench.is_memory(), bench.flash.failure()),
+        (0x80, false, None),
+        "not in array mode"
+    );
     bench.write(&[(0x3000, 0xFF)]);
     wait_for(&|| bench.is_memory());
     assert_eq!(bench.read(0x3000), 0x55);
@@ -215,7 +227,8 @@ fn a_saved_state_goes_on_and_a_damaged_one_is_refused() {
 
 #[test]
 fn a_file_of_another_size_and_a_region_out_of_memory_are_refused() {
-    let memory = Arc::new(GuestMemory::new(&[Region { address: 0, size: 0x2000, offset: 0, readonly: false }]).unwrap());
+    let memory =
+        Arc::new(GuestMemory::new(&[Region { address: 0, size: 0x2000, offset: 0, readonly: false }]).unwrap());
     let region = Region { address: ADDRESS, size: 0x1000, offset: 0x1000, readonly: true };
     let refused = |region, size| Pflash::new("flash", memory.clone(), region, file(&vec![0; size]), false).err();
     assert!(refused(region, 0xFFF).unwrap().contains("4095 bytes"));
