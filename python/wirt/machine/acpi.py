@@ -396,9 +396,7 @@ def _pvpanic() -> bytes:
     )
 
 
-def _isa_device(
-    name: str, hid: str, *resources: bytes, uid: int = 0, terms: tuple[bytes, ...] = ()
-) -> bytes:
+def _isa_device(name: str, hid: str, *resources: bytes, uid: int = 0, terms: tuple[bytes, ...] = ()) -> bytes:
     """`hid` is a PNP ID of 7 characters or an ACPI ID of 8. Section 6.1.5. `terms` follow the usual ones."""
     return aml.device(
         name,
