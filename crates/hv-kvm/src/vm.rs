@@ -151,7 +151,14 @@ impl Vm for KvmVm {
         fd.set_cpuid2(&cpuid).map_err(failed("set CPUID"))?;
         let watchdog = self.emulating.then(Watchdog::default);
         let msr_indices = self.msr_indices.clone();
-        Ok(Box::new(KvmVcpu::new(fd, self.memory.clone(), self.slots.clone(), self.bus.clone(), msr_indices, watchdog)?))
+        Ok(Box::new(KvmVcpu::new(
+            fd,
+            self.memory.clone(),
+            self.slots.clone(),
+            self.bus.clone(),
+            msr_indices,
+            watchdog,
+        )?))
     }
 
     fn register_ioeventfd(&self, address: IoAddress, size: u8, eventfd: RawFd) -> Result<bool, Error> {
