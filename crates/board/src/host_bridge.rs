@@ -118,7 +118,8 @@ impl PciFunction for HostBridge {
         }
         // Fails where an accelerator cannot follow, which ends the guest there, and in no other way: these regions lie in
         // the first MiB and in the firmware.
-        let _ = self.memory.remap(&[*SHADOW_RANGE.start()..SHADOW_END], &self.regions());
+        let shadow = *SHADOW_RANGE.start()..SHADOW_END;
+        let _ = self.memory.remap(&[shadow], &self.regions());
     }
 }
 

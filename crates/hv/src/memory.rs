@@ -242,6 +242,22 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Copies out of the backing memory from `offset` on, whatever region shows it.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unmapped`] when it has no such bytes; then nothing is read.
+    pub fn read_backing(&self, offset: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        let end = offset.checked_add(data.len() as u64);
+        if end.is_none_or(|end| end > self.size) {
+            return Err(MemoryError::Unmapped { address: offset, size: data.len() as u64 });
+        }
+        // SAFETY: the bytes lie inside the mapping, and `data` is not guest memory.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.base.as_ptr().add(offset as usize), data.as_mut_ptr(), data.len())
+        };
+        Ok(())
+    }
+
     /// Announces a write by something other than a vCPU (a device's DMA, a system call into the mapping) to
     /// `offset..offset + size` of the backing memory, so that translations of code there are dropped.
     pub fn written(&self, offset: u64, size: u64) {
@@ -471,6 +487,11 @@ mod tests {
         let mut back = [0; 4096];
         memory.read(0x1000, &mut back).unwrap();
         assert_eq!(back, [7; 4096]);
+        let mut behind = [0; 3];
+        memory.read_backing(0x1FFD, &mut behind).unwrap();
+        assert_eq!(behind, [7; 3]);
+        assert!(memory.read_backing(0x1FFE, &mut behind).is_err());
+        assert!(memory.read_backing(u64::MAX, &mut behind).is_err());
         assert!(memory.write_backing(0x1001, &[7; 4096]).is_err());
         assert!(memory.write_backing(u64::MAX, &[7]).is_err());
     }
