@@ -40,7 +40,7 @@ pub struct HostBridge {
 
 impl HostBridge {
     /// The bridge of a machine with this memory, whose first MiB lies at offset 0 of what is behind it. `firmware`: the
-    /// offset of the last [`LOW_FIRMWARE`] bytes of the firmware, which answer below 1 MiB until RAM does. Without
+    /// offset of the last 128 KiB of the firmware, which answer below 1 MiB until RAM does. Without
     /// firmware RAM answers from the start.
     pub fn new(memory: Arc<GuestMemory>, firmware: Option<u64>) -> Arc<Self> {
         Arc::new(HostBridge { memory, firmware, pam: AtomicU64::new(UNKNOWN) })

@@ -567,18 +567,19 @@ mod tests {
             memory.read(0x1000, &mut data).map(|()| data)
         };
         assert_eq!(shows(&memory), Ok(*b"rom"));
-        memory.remap(&[0x1000..0x2000], &[region(0x1000, 0x1000, false)]).unwrap();
+        let shown = [Range { start: 0x1000, end: 0x2000 }];
+        memory.remap(&shown, &[region(0x1000, 0x1000, false)]).unwrap();
         assert_eq!(shows(&memory), Ok(*b"ram"));
         memory.write(0x1000, b"RAM").unwrap();
         // The same again is no change.
-        memory.remap(&[0x1000..0x2000], &[region(0x1000, 0x1000, false)]).unwrap();
-        memory.remap(&[0x1000..0x2000], &[]).unwrap();
+        memory.remap(&shown, &[region(0x1000, 0x1000, false)]).unwrap();
+        memory.remap(&shown, &[]).unwrap();
         assert!(shows(&memory).is_err());
         assert_eq!(*heard.lock().unwrap(), [2, 1]);
         let refused = |cleared: &[Range<u64>], placed: &[Region]| memory.remap(cleared, placed).is_err();
         assert!(refused(&[], &[region(0, 0x1000, false)]), "over another");
         assert!(refused(&[], &[region(0x1000, 0x3000, false)]), "behind the backing memory");
-        assert!(refused(&[0x800..0x1000], &[]), "a cut");
+        assert!(refused(&[Range { start: 0x800, end: 0x1000 }], &[]), "a cut");
         assert_eq!(memory.layout().regions(), [region(0, 0, false)]);
     }
 }

@@ -33,6 +33,7 @@ impl Machine {
 #[pymethods]
 impl Machine {
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
     #[pyo3(signature = (memory, cpus, accelerator, cpu = "host", dump_block = None, perf_map = None, firmware = None))]
     fn new(
         py: Python<'_>,

@@ -101,12 +101,6 @@ impl Board {
     }
 }
 
-/// A host bridge without memory to shadow.
-fn host_bridge() -> Arc<HostBridge> {
-    let ram = hv::Region { address: 0, size: 0x1000, offset: 0, readonly: false };
-    HostBridge::new(Arc::new(hv::GuestMemory::new(&[ram]).unwrap()), None)
-}
-
 #[test]
 fn only_a_doubleword_sets_the_address() {
     let board = Board::new();
