@@ -14,7 +14,7 @@ use crate::drive::{Access, Failure, Next, Place};
 use crate::format::{CD_BLOCK, CdParts, Format};
 use crate::identify;
 use crate::modes::TransferMode;
-use crate::registers::{Signature, command, error};
+use crate::registers::{Signature, error};
 use crate::transfer::{Buffer, Transfer, Work};
 use block::{BlockError, Disk, Medium};
 use board::{StateReader, StateWriter};
@@ -73,15 +73,7 @@ enum Reply {
 impl Cdrom {
     pub fn new(medium: Arc<Medium>, serial: String, place: Place) -> Self {
         let seen = medium.current().0;
-        Cdrom {
-            medium,
-            serial,
-            place,
-            seen,
-            news: News::default(),
-            sense: Sense::NONE,
-            mode: TransferMode::fastest(),
-        }
+        Cdrom { medium, serial, place, seen, news: News::default(), sense: Sense::NONE, mode: TransferMode::fastest() }
     }
 
     /// The disc, unless it was exchanged since the last command: whoever began with the old one is not to go on with
@@ -93,7 +85,6 @@ impl Cdrom {
 
     pub fn command(&mut self, command: u8, access: &mut Access) -> Next {
         match command {
-            command::DEVICE_RESET => Next::Reset,
             // PACKET.
             0xA0 if access.file.features & FEATURE_OVERLAP == 0 => {
                 let dma = access.file.features & FEATURE_DMA != 0;
@@ -353,12 +344,8 @@ impl Cdrom {
 
     pub fn load(&mut self, reader: &mut StateReader) -> Result<(), String> {
         let (present, open) = (reader.bool()?, reader.bool()?);
-        self.news = News {
-            gone: reader.bool()?,
-            changed: reader.bool()?,
-            removal: reader.bool()?,
-            arrival: reader.bool()?,
-        };
+        self.news =
+            News { gone: reader.bool()?, changed: reader.bool()?, removal: reader.bool()?, arrival: reader.bool()? };
         let locked = reader.bool()?;
         self.mode = TransferMode::load(reader)?;
         self.sense = Sense::load(reader)?;
@@ -375,4 +362,3 @@ impl Cdrom {
 fn pio_block(limit: u16, dma: bool) -> u32 {
     if dma { CD_BLOCK as u32 } else { u32::from(limit.min(0xFFFE)) }
 }
-

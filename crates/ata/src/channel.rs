@@ -28,12 +28,7 @@ pub(crate) struct Channel {
 
 impl Channel {
     /// A channel after power-on. Its worker is whoever calls [`Channel::work`].
-    pub fn new(
-        name: &'static str,
-        memory: Arc<GuestMemory>,
-        line: IrqLine,
-        drives: [Option<Drive>; 2],
-    ) -> Arc<Self> {
+    pub fn new(name: &'static str, memory: Arc<GuestMemory>, line: IrqLine, drives: [Option<Drive>; 2]) -> Arc<Self> {
         Arc::new(Channel {
             name,
             memory,

@@ -2,8 +2,8 @@
 
 use crate::cdrom::Cdrom;
 use crate::disk::AtaDisk;
-use crate::registers::{Signature, TaskFile, error};
 use crate::format::Format;
+use crate::registers::{Signature, TaskFile, error};
 use crate::transfer::{Buffer, Transfer, Work};
 use block::{BlockError, Disk};
 use board::{StateReader, StateWriter};
@@ -20,8 +20,6 @@ pub(crate) enum Next {
     Start(Transfer),
     /// A packet is to follow; its data go in PIO blocks of at most `block` bytes.
     Packet { dma: bool, block: u32 },
-    /// The drive is reset.
-    Reset,
 }
 
 /// Why work on the medium ended early.

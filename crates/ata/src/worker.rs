@@ -17,7 +17,9 @@ const PIECE: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// All of the command's work is done.
-    Done { descriptors_left: bool },
+    Done {
+        descriptors_left: bool,
+    },
     /// So many blocks, at least one, are in the buffer, or were taken out of it.
     Blocks(u32),
     /// There were fewer descriptors than data.

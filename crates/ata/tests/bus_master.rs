@@ -58,7 +58,10 @@ fn more_and_fewer_descriptors_than_data_show() {
     port.start(0xC8, 0, 7, 2);
     port.start_master(TABLE, true);
     assert_eq!(port.finish_dma(), (INTERRUPT | ACTIVE, READY));
-    assert_eq!((pc.bytes(DATA, 1536), port.master_status() & ACTIVE), ([numbered_units(512, 7..9), vec![0; 512]].concat(), 0));
+    assert_eq!(
+        (pc.bytes(DATA, 1536), port.master_status() & ACTIVE),
+        ([numbered_units(512, 7..9), vec![0; 512]].concat(), 0)
+    );
     // Fewer: no interrupt, and the bus master is not active any more.
     pc.set_table(TABLE, &[(DATA, 700, true)]);
     for (command, to_memory) in [(0xC8, true), (0xCA, false)] {

@@ -4,7 +4,9 @@
 mod harness;
 
 use block::Medium;
-use harness::{DATA, DRQ, ERR, INTERRUPT, Pc, READY, TABLE, cdrom, disk, image, numbered, numbered_unit, numbered_units};
+use harness::{
+    DATA, DRQ, ERR, INTERRUPT, Pc, READY, TABLE, cdrom, disk, image, numbered, numbered_unit, numbered_units,
+};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -147,7 +149,10 @@ fn read_cd_gives_the_parts_asked_for() {
     let read_cd = |kind: u8, parts: u8, subchannel: u8| [0xBE, kind << 2, 0, 0, 0, 9, 0, 0, 2, parts, subchannel];
     assert_eq!(port.packet_data(&read_cd(0, 0x10, 0)), numbered_units(2048, 9..11));
     let raw = port.packet_data(&read_cd(2, 0xF8, 0));
-    assert_eq!((raw.len(), &raw[12..16], &raw[2352 + 12..2352 + 16]), (2 * 2352, &[0, 2, 9, 1][..], &[0, 2, 0x10, 1][..]));
+    assert_eq!(
+        (raw.len(), &raw[12..16], &raw[2352 + 12..2352 + 16]),
+        (2 * 2352, &[0, 2, 9, 1][..], &[0, 2, 0x10, 1][..])
+    );
     assert_eq!(raw[2352 + 16..2352 + 16 + 2048], numbered_unit(2048, 10));
     assert_eq!(port.packet_data(&read_cd(0, 0x20, 0)), [0, 2, 9, 1, 0, 2, 0x10, 1]);
     assert_eq!(port.packet_data(&read_cd(0, 0, 0)), []);
@@ -207,7 +212,10 @@ fn an_exchange_is_told_as_an_empty_drive_then_as_a_change() {
     assert_eq!(u32_at(&port.packet_data(&[0x25]), 0), 6);
     assert_eq!([event(), event(), event()], [(3, 2), (2, 2), (0, 2)]);
     medium.exchange(None);
-    assert_eq!([port.packet_fails(&[0x00]), port.packet_fails(&[0x25]), port.packet_fails(&read10(0, 1))], [NO_MEDIUM; 3]);
+    assert_eq!(
+        [port.packet_fails(&[0x00]), port.packet_fails(&[0x25]), port.packet_fails(&read10(0, 1))],
+        [NO_MEDIUM; 3]
+    );
     assert_eq!([event(), event()], [(3, 0), (0, 0)]);
     medium.exchange(Some(image(&disc())));
     assert_eq!(port.packet_fails(&[0x00]), TRAY_OPEN);

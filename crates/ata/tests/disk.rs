@@ -154,7 +154,10 @@ fn pio_writes_reach_the_file_before_the_last_interrupt() {
         assert_eq!((status, port.status()), if index < 199 { (READY | DRQ, READY | DRQ) } else { (READY, READY) });
     }
     assert_eq!(sectors(&file, 40, 200), data);
-    assert_eq!([sectors(&file, 39, 1), sectors(&file, 240, 1)].concat(), [numbered_unit(512, 39), numbered_unit(512, 240)].concat());
+    assert_eq!(
+        [sectors(&file, 39, 1), sectors(&file, 240, 1)].concat(),
+        [numbered_unit(512, 39), numbered_unit(512, 240)].concat()
+    );
     assert_eq!((port.read(2), port.read(3)), (0, 239));
 }
 
@@ -655,7 +658,8 @@ fn what_cannot_be_attached_is_refused_in_a_sentence() {
         ata::Ide::insert([drive, None, None, None], &harness::memory(), &buses, &pci, &irqs).err().unwrap().to_string()
     };
     assert!(new(disk(&file)).contains("512"));
-    let serial = |serial: &str| Some(ata::Attachment::Disk { disk: harness::image(&self::file()), serial: serial.into() });
+    let serial =
+        |serial: &str| Some(ata::Attachment::Disk { disk: harness::image(&self::file()), serial: serial.into() });
     assert!(new(serial("123456789012345678901")).contains("serial"));
     assert!(new(serial("a\nb")).contains("serial"));
 }

@@ -53,22 +53,28 @@ fn size() -> impl Strategy<Value = u8> {
 
 /// Values that mean something more often than chance has it.
 fn value() -> impl Strategy<Value = u32> {
-    let commands = [0x20, 0x24, 0x25, 0x30, 0x35, 0x40, 0xA0, 0xA1, 0xC4, 0xC5, 0xC6, 0xC8, 0xCA, 0xEC, 0xEF, 0x08, 0x90, 6];
+    let commands =
+        [0x20, 0x24, 0x25, 0x30, 0x35, 0x40, 0xA0, 0xA1, 0xC4, 0xC5, 0xC6, 0xC8, 0xCA, 0xEC, 0xEF, 0x08, 0x90, 6];
     prop_oneof![3 => any::<u32>(), 4 => proptest::sample::select(commands.to_vec()), 3 => 0u32..4]
 }
 
 fn packet() -> impl Strategy<Value = [u8; 12]> {
-    let operations = [0x03, 0x12, 0x1A, 0x1B, 0x1E, 0x25, 0x28, 0x42, 0x43, 0x46, 0x4A, 0x51, 0x52, 0x5A, 0xA8, 0xAD, 0xB9, 0xBD, 0xBE];
-    (proptest::sample::select(operations.to_vec()), any::<[u8; 11]>(), any::<bool>()).prop_map(|(operation, rest, small)| {
-        let mut packet = [0; 12];
-        packet[0] = operation;
-        packet[1..].copy_from_slice(&rest);
-        if small {
-            packet[2..5].fill(0);
-            packet[6..8].fill(0);
-        }
-        packet
-    })
+    let operations = [
+        0x03, 0x12, 0x1A, 0x1B, 0x1E, 0x25, 0x28, 0x42, 0x43, 0x46, 0x4A, 0x51, 0x52, 0x5A, 0xA8, 0xAD, 0xB9, 0xBD,
+        0xBE,
+    ];
+    (proptest::sample::select(operations.to_vec()), any::<[u8; 11]>(), any::<bool>()).prop_map(
+        |(operation, rest, small)| {
+            let mut packet = [0; 12];
+            packet[0] = operation;
+            packet[1..].copy_from_slice(&rest);
+            if small {
+                packet[2..5].fill(0);
+                packet[6..8].fill(0);
+            }
+            packet
+        },
+    )
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -48,12 +48,7 @@ impl RawFile {
     ///
     /// # Safety
     /// As for [`Disk::read_vectored`], or [`Disk::write_vectored`].
-    unsafe fn transfer(
-        &self,
-        vectors: &mut [libc::iovec],
-        offset: u64,
-        call: Transfer,
-    ) -> Result<(), BlockError> {
+    unsafe fn transfer(&self, vectors: &mut [libc::iovec], offset: u64, call: Transfer) -> Result<(), BlockError> {
         let mut rest = vectors;
         let mut at = offset;
         while !rest.is_empty() {
@@ -189,10 +184,7 @@ mod tests {
     }
 
     fn vectors(parts: &mut [Vec<u8>]) -> Vec<libc::iovec> {
-        parts
-            .iter_mut()
-            .map(|part| libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() })
-            .collect()
+        parts.iter_mut().map(|part| libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() }).collect()
     }
 
     #[test]

@@ -44,8 +44,8 @@ fn pages(packet: Packet, locked: bool) -> Result<Vec<u8>, Sense> {
         (
             0x2A,
             &[
-                0x1B, 0, 0x40, 0, mechanism, 0, speed_high, speed_low, 0, 0, 2, 0, speed_high, speed_low, 0, 0, 0, 0, 0,
-                0,
+                0x1B, 0, 0x40, 0, mechanism, 0, speed_high, speed_low, 0, 0, 2, 0, speed_high, speed_low, 0, 0, 0, 0,
+                0, 0,
             ],
         ),
     ];
