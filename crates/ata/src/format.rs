@@ -129,7 +129,7 @@ pub(crate) fn from_msf([minutes, seconds, frames]: [u8; 3]) -> Option<u64> {
 
 fn bcd(value: u8) -> u8 {
     let value = value % 100;
-    value / 10 << 4 | value % 10
+    (value / 10) << 4 | (value % 10)
 }
 
 #[cfg(test)]

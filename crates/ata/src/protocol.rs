@@ -406,7 +406,13 @@ impl State {
         self.working = true;
         let table = if self.transfer.dma { self.master.begin() } else { 0 };
         let disk = self.drives[self.active].as_ref().and_then(Drive::medium);
-        Some(Job { transfer: self.transfer, buffer: std::mem::take(&mut self.buffer), disk, table })
+        Some(Job {
+            transfer: self.transfer,
+            buffer: std::mem::take(&mut self.buffer),
+            disk,
+            table,
+            descriptors_left: false,
+        })
     }
 
     /// The worker is through.
@@ -416,12 +422,11 @@ impl State {
         if self.resetting || self.device_reset {
             return self.finish_reset();
         }
-        let dma = self.transfer.dma;
+        if self.transfer.dma && matches!(outcome, Outcome::Done | Outcome::Failed(_)) {
+            self.master.end(job.descriptors_left);
+        }
         match outcome {
-            Outcome::Done { descriptors_left } => {
-                if dma {
-                    self.master.end(descriptors_left);
-                }
+            Outcome::Done => {
                 self.transfer.advance(self.transfer.left);
                 self.succeed(true);
             }

@@ -204,4 +204,6 @@ pub(crate) struct Job {
     pub disk: Option<Arc<dyn Disk>>,
     /// Where the bus master's descriptors are.
     pub table: u32,
+    /// Some of them were not needed.
+    pub descriptors_left: bool,
 }

@@ -17,9 +17,7 @@ const PIECE: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// All of the command's work is done.
-    Done {
-        descriptors_left: bool,
-    },
+    Done,
     /// So many blocks, at least one, are in the buffer, or were taken out of it.
     Blocks(u32),
     /// There were fewer descriptors than data.
@@ -151,23 +149,24 @@ impl<'a> Tools<'a> {
 impl Job {
     /// Does what there is to do.
     pub fn run(&mut self, tools: &mut Tools) -> Outcome {
-        self.try_run(tools).unwrap_or_else(|outcome| outcome)
+        let mut table = PrdTable::new(tools.memory, self.table, self.transfer.work.to_host());
+        let outcome = self.try_run(tools, &mut table).unwrap_or_else(|outcome| outcome);
+        self.descriptors_left = !table.exhausted();
+        outcome
     }
 
-    fn try_run(&mut self, tools: &mut Tools) -> Result<Outcome, Outcome> {
-        let done = |table: &PrdTable| Outcome::Done { descriptors_left: !table.exhausted() };
-        let mut table = PrdTable::new(tools.memory, self.table, self.transfer.work.to_host());
+    fn try_run(&mut self, tools: &mut Tools, table: &mut PrdTable) -> Result<Outcome, Outcome> {
         if self.transfer.work == Work::Answer {
-            tools.scatter(&mut table, self.buffer.data())?;
-            return Ok(done(&table));
+            tools.scatter(table, self.buffer.data())?;
+            return Ok(Outcome::Done);
         }
         let disk = self.disk.take().ok_or(Failure::NoMedium)?;
         match (self.transfer.work, self.transfer.dma) {
-            (Work::Read(format), true) if format.is_plain() => self.dma(tools, &mut table, &*disk, format, true)?,
-            (Work::Read(format), true) => self.dma_wrapped(tools, &mut table, &*disk, format)?,
+            (Work::Read(format), true) if format.is_plain() => self.dma(tools, table, &*disk, format, true)?,
+            (Work::Read(format), true) => self.dma_wrapped(tools, table, &*disk, format)?,
             (Work::Read(format), false) => return self.fill(&*disk, format),
             (Work::Write { durable }, true) => {
-                self.dma(tools, &mut table, &*disk, Format::Sector, false)?;
+                self.dma(tools, table, &*disk, Format::Sector, false)?;
                 self.settle(&*disk, durable)?;
             }
             (Work::Write { durable }, false) => {
@@ -178,13 +177,13 @@ impl Job {
                 return Ok(Outcome::Blocks((self.buffer.data().len() as u64 / SECTOR) as u32));
             }
             (Work::Trim { durable }, _) => {
-                self.trim(tools, &mut table, &*disk)?;
+                self.trim(tools, table, &*disk)?;
                 self.settle(&*disk, durable)?;
             }
             (Work::Verify, _) => self.verify(tools, &*disk)?,
             (Work::Flush | Work::Answer, _) => self.settle(&*disk, true)?,
         }
-        Ok(done(&table))
+        Ok(Outcome::Done)
     }
 
     /// Makes what was written durable.
