@@ -143,8 +143,8 @@ impl State {
 
     /// Writes the device control register.
     pub fn write_control(&mut self, value: u8) {
-        let before = std::mem::replace(&mut self.control, value & (control::HOB | control::SRST | control::NIEN));
-        if value & !before & control::SRST != 0 {
+        self.control = value & (control::HOB | control::SRST | control::NIEN);
+        if value & control::SRST != 0 {
             self.resetting = true;
             self.phase = Phase::Rest;
             for (file, drive) in self.files.iter_mut().zip(&self.drives) {
