@@ -382,7 +382,7 @@ fn stopping_the_bus_master_ends_dma() {
     let drive = ata::Attachment::Disk { disk: probe.clone(), serial: String::new() };
     let pc = Pc::new([Some(drive), None, None, None]);
     let port = pc.primary();
-    for stop in [|port: Port| port.stop_master(), |port: Port| port.pc.set_master(false)] {
+    for bus_master in [true, false] {
         probe.hold();
         // Three pieces, of which the first is on its way.
         let table: Vec<_> = (0..48).map(|index| (DATA + index * 0x1_0000, 0, index == 47)).collect();
@@ -391,17 +391,27 @@ fn stopping_the_bus_master_ends_dma() {
         port.start_master(TABLE, true);
         probe.wait_held();
         std::thread::scope(|scope| {
-            let stopping = scope.spawn(|| stop(port));
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            let stopping = scope.spawn(|| if bus_master { port.stop_master() } else { pc.set_master(false) });
+            if bus_master {
+                eventually("the end of activity", || port.master_status() & ACTIVE == 0);
+            }
             assert!(!stopping.is_finished());
             probe.release();
+            stopping.join().unwrap();
+            // From now on memory stays as it is.
+            pc.memory.write(DATA.into(), &[0x55; 0x1000]).unwrap();
+            pc.memory.write(u64::from(DATA) + 0x10_0000, &[0x55; 0x1000]).unwrap();
         });
-        assert_eq!(pc.bytes(DATA + 0x10_0000, 512), [0; 512], "the second piece is not read");
-        assert_eq!((port.settled(), port.interrupt(), port.master_status() & INTERRUPT), (READY, false, 0));
+        assert_eq!(port.settled(), READY);
+        if bus_master {
+            assert_eq!((port.interrupt(), port.master_status() & INTERRUPT), (false, 0));
+            assert_eq!(pc.bytes(DATA + 0x20_0000, 512), [0; 512], "the third piece is not read");
+        }
         port.stop_master();
         pc.set_master(true);
         port.start(0x20, 0, 8, 1);
         assert_eq!(read_blocks(port, &[512]), numbered_unit(512, 8));
+        assert_eq!([pc.bytes(DATA, 0x1000), pc.bytes(DATA + 0x10_0000, 0x1000)], [[0x55; 0x1000]; 2]);
     }
 }
 
