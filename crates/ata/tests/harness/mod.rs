@@ -133,7 +133,11 @@ impl Disk for Probe {
 /// in its first 4 bytes.
 pub fn numbered(size: usize, units: u32) -> File {
     let file = tempfile::tempfile().unwrap();
-    let content: Vec<u8> = (0..units).flat_map(|unit| numbered_unit(size, unit)).collect();
+    let mut content = vec![0; size * units as usize];
+    for (number, unit) in (0..units).zip(content.chunks_exact_mut(size)) {
+        unit.fill(number as u8);
+        unit[..4].copy_from_slice(&number.to_le_bytes());
+    }
     file.write_all_at(&content, 0).unwrap();
     file
 }
