@@ -1,6 +1,7 @@
 //! A whole machine's devices, saved and loaded into a machine made anew.
 #![allow(missing_docs)]
 
+use block::RawFile;
 use board::{Buses, Chipset, CmosConfig, Machine, Terminal, Uart};
 use hv::{Bus, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Region, Vcpu, Vm};
 use proptest::prelude::*;
@@ -53,12 +54,13 @@ impl Board {
         buses.insert_port(COM1..=COM1 + 7, uart).unwrap();
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
+        let disk = Arc::new(RawFile::new(file, false).unwrap());
         let options = NetOptions { mac: [2, 0, 0, 0, 0, 1], mtu: None };
         let devices: [Arc<dyn VirtioDevice>; 4] = [
             Arc::new(Rng::new("rng0")),
             Arc::new(Console::new("console0", Box::new(|_| ()))),
             Arc::new(Net::new("net0", options, Arc::new(NullBackend))),
-            Arc::new(Blk::new("disk0", file, BlkOptions::default()).unwrap()),
+            Arc::new(Blk::new("disk0", disk, BlkOptions::default()).unwrap()),
         ];
         for (slot, device) in (2..).zip(devices) {
             let function = VirtioPci::new(device, memory.clone(), None).unwrap();
