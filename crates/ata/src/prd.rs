@@ -127,6 +127,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "one range is meant")]
     fn a_count_of_zero_is_64_kib() {
         let memory = memory();
         write(&memory, TABLE, &[(0x2_0000, 0), (0x3_0000, 0x8000_0000)]);
@@ -134,6 +135,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "one range is meant")]
     fn what_is_no_memory_is_refused_and_rom_is_not_written() {
         let memory = memory();
         for (address, count) in [(0x3_FF00, 0x200), (0xA_0000, 2), (0xFFFF_FFFE, 4), (0x10_1FFE, 0)] {
