@@ -189,6 +189,20 @@ class Machine:
         """Add the debug port 0x402, which writes to a duplicate of `fd`."""
     def press_power_button(self) -> None:
         """Ask the guest to power off."""
+    def key(self, code: int, down: bool) -> None:
+        """Press a key of the PS/2 keyboard, or let it go. Does not wait.
+
+        `code` is the key's in scan code set 1, plus 0x80 where E0 goes before it, as in RFB's extended key
+        event: Print Screen is 0xB7, Pause 0xC6. What is no key's is ignored, and so is what does not change:
+        the keyboard repeats keys that are held.
+        """
+    def mouse(self, dx: int, dy: int, dz: int, buttons: int) -> None:
+        """Move the PS/2 mouse right and down, turn its wheel by `dz` notches towards the user, and set its
+        buttons: bit 0 left, 1 right, 2 middle, 3 and 4 the fourth and fifth. Does not wait; movements add up.
+        """
+    @property
+    def keyboard_leds(self) -> int:
+        """The PS/2 keyboard's lights: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock."""
     def add_disk(self, slot: int, name: str, fd: int, readonly: bool, serial: str) -> None:
         """Add a virtio disk over a duplicate of `fd` at PCI slot 2 to 31. `serial`: at most 20 ASCII
         bytes.

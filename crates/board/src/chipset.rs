@@ -25,6 +25,7 @@ pub struct Chipset {
     pci: Arc<PciBus>,
     pm: Arc<Pm>,
     clock: Arc<Cmos>,
+    i8042: Arc<I8042>,
 }
 
 impl Chipset {
@@ -58,10 +59,10 @@ impl Chipset {
         pci.add(PIIX_SLOT, PIIX_POWER_MANAGEMENT, Arc::new(PowerManagement)).map_err(|error| error.to_string())?;
         let pm = Pm::new(&timers, lines.line(SCI_IRQ)?, PmTimerWidth::Bits24);
         let clock = Cmos::new(&timers, lines.line(RTC_IRQ)?, cmos);
-        let keyboard = I8042::new(lines.line(KEYBOARD_IRQ)?, lines.line(MOUSE_IRQ)?);
+        let i8042 = I8042::new(&timers, lines.line(KEYBOARD_IRQ)?, lines.line(MOUSE_IRQ)?);
         let ports: [(u16, u16, Arc<dyn Device>); 5] = [
-            (I8042_DATA_PORT, 1, keyboard.data_port()),
-            (I8042_COMMAND_PORT, 1, keyboard.command_port()),
+            (I8042_DATA_PORT, 1, i8042.data_port()),
+            (I8042_COMMAND_PORT, 1, i8042.command_port()),
             (CMOS_PORT, 2, clock.clone()),
             (PORT92, 1, Arc::new(Port92::new())),
             (PM_BASE, PM_SIZE, pm.clone()),
@@ -69,7 +70,7 @@ impl Chipset {
         for (first, size, device) in ports {
             buses.insert_port(first..=first + (size - 1), device).map_err(|error| error.to_string())?;
         }
-        Ok(Chipset { irqchip, interrupts, lines, timers, pci, pm, clock })
+        Ok(Chipset { irqchip, interrupts, lines, timers, pci, pm, clock, i8042 })
     }
 
     /// Puts an HPET on the bus, which can take the interrupts of the interval timer and the clock. Once.
@@ -109,6 +110,11 @@ impl Chipset {
     /// Presses the power button: the guest is asked to power off.
     pub fn press_power_button(&self) {
         self.pm.press_power_button();
+    }
+
+    /// The keyboard controller, for keys and movements of the mouse.
+    pub fn i8042(&self) -> &Arc<I8042> {
+        &self.i8042
     }
 
     /// The PCI bus, for devices.

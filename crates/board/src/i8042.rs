@@ -1,15 +1,20 @@
-//! The i8042 keyboard controller with a keyboard and a mouse that answer their commands. Keys and movements do not
-//! come from the host yet. IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller".
+//! The i8042 keyboard controller with a keyboard and a mouse. IBM PS/2 Hardware Interface Technical Reference,
+//! "Keyboard and Auxiliary Device Controller"; IBM AT Technical Reference (6280070), "Keyboard Controller".
 
-mod peripherals;
+mod controller;
+mod fifo;
+mod keyboard;
+mod mouse;
+mod scan_codes;
 
 use crate::device::{AccessSizes, Action, Device};
 use crate::line::IrqLine;
 use crate::state::{StateReader, StateWriter};
+use crate::timer::{Timer, Timers};
+use controller::Controller;
 use parking_lot::Mutex;
-use peripherals::{Keyboard, Mouse};
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 /// The data port; the command and status port is four ports above it.
 pub const I8042_DATA_PORT: u16 = 0x60;
@@ -20,32 +25,30 @@ pub const KEYBOARD_IRQ: u32 = 1;
 /// ISA interrupt of the mouse.
 pub const MOUSE_IRQ: u32 = 12;
 
-const STATUS_OUTPUT_FULL: u8 = 1 << 0;
-const STATUS_SYSTEM: u8 = 1 << 2;
-const STATUS_COMMAND: u8 = 1 << 3;
-const STATUS_UNLOCKED: u8 = 1 << 4;
-const STATUS_AUX_FULL: u8 = 1 << 5;
+/// What keyboard and mouse answer: the command is done, the self-test found no fault, send that again, give it up.
+const ACKNOWLEDGE: u8 = 0xFA;
+const SELF_TEST_PASSED: u8 = 0xAA;
+const RESEND: u8 = 0xFE;
+const ERROR: u8 = 0xFC;
 
-const CONFIG_KEYBOARD_INTERRUPT: u8 = 1 << 0;
-const CONFIG_MOUSE_INTERRUPT: u8 = 1 << 1;
-const CONFIG_SYSTEM: u8 = 1 << 2;
-const CONFIG_KEYBOARD_DISABLED: u8 = 1 << 4;
-const CONFIG_MOUSE_DISABLED: u8 = 1 << 5;
-const CONFIG_TRANSLATE: u8 = 1 << 6;
-
-const OUTPUT_NOT_RESET: u8 = 1 << 0;
-const OUTPUT_A20: u8 = 1 << 1;
-
-/// Bytes a queue holds; what comes after is lost, as in the keyboard itself.
-const QUEUE_SIZE: usize = 16;
-const STATE_VERSION: u32 = 1;
+const SECOND: u64 = 1_000_000_000;
+const MILLISECOND: u64 = SECOND / 1000;
+const STATE_VERSION: u32 = 2;
 
 /// The controller. Its two ports are separate devices: [`I8042::data_port`] and [`I8042::command_port`].
 pub struct I8042 {
+    power_on: Instant,
     keyboard_line: IrqLine,
     mouse_line: IrqLine,
-    /// Lock order: before the interrupt lines'.
+    timer: Timer,
+    /// Lock order: before the interrupt lines' and the queue of [`Timers`].
     state: Mutex<State>,
+}
+
+struct State {
+    controller: Controller,
+    /// What the timer is armed for.
+    armed: Option<u64>,
 }
 
 /// Where a byte in the output buffer comes from.
@@ -55,165 +58,89 @@ enum Source {
     Mouse,
 }
 
-#[derive(Debug)]
-struct State {
-    config: u8,
-    output_port: u8,
-    /// The command that waits for a data byte; zero when none does.
-    command: u8,
-    /// The last write went to the command port.
-    last_was_command: bool,
-    /// The output buffer.
-    output: Option<(u8, Source)>,
-    /// The byte read last, which an empty buffer goes on showing.
-    last: u8,
-    /// The controller's own answers.
-    answers: VecDeque<(u8, Source)>,
-    keyboard: Keyboard,
-    mouse: Mouse,
-}
-
-impl State {
-    fn new() -> Self {
-        State {
-            config: CONFIG_KEYBOARD_INTERRUPT | CONFIG_MOUSE_INTERRUPT | CONFIG_TRANSLATE,
-            output_port: OUTPUT_NOT_RESET | OUTPUT_A20,
-            command: 0,
-            last_was_command: false,
-            output: None,
-            last: 0,
-            answers: VecDeque::new(),
-            keyboard: Keyboard::default(),
-            mouse: Mouse::default(),
-        }
-    }
-
-    fn answer(&mut self, value: u8, source: Source) {
-        if self.answers.len() < QUEUE_SIZE {
-            self.answers.push_back((value, source));
-        }
-    }
-
-    /// Moves the next byte into the empty output buffer.
-    fn fill(&mut self) {
-        if self.output.is_none() {
-            let from = |queue: &mut VecDeque<u8>, open: bool, source| {
-                open.then(|| queue.pop_front()).flatten().map(|value| (value, source))
-            };
-            let keyboard_open = self.config & CONFIG_KEYBOARD_DISABLED == 0;
-            let mouse_open = self.config & CONFIG_MOUSE_DISABLED == 0;
-            self.output = self
-                .answers
-                .pop_front()
-                .or_else(|| from(self.keyboard.queue(), keyboard_open, Source::Keyboard))
-                .or_else(|| from(self.mouse.queue(), mouse_open, Source::Mouse));
-        }
-    }
-
-    fn status(&self) -> u8 {
-        let full = match self.output {
-            None => 0,
-            Some((_, Source::Keyboard)) => STATUS_OUTPUT_FULL,
-            Some((_, Source::Mouse)) => STATUS_OUTPUT_FULL | STATUS_AUX_FULL,
-        };
-        let command = if self.last_was_command { STATUS_COMMAND } else { 0 };
-        let system = if self.config & CONFIG_SYSTEM != 0 { STATUS_SYSTEM } else { 0 };
-        STATUS_UNLOCKED | full | command | system
-    }
-
-    fn write_output_port(&mut self, value: u8) -> Action {
-        self.output_port = value;
-        if value & OUTPUT_NOT_RESET == 0 { Action::Reset } else { Action::None }
-    }
-
-    fn write_command(&mut self, value: u8) -> Action {
-        self.last_was_command = true;
-        self.command = 0;
-        match value {
-            0x20 => self.answer(self.config, Source::Keyboard),
-            0x60 | 0xD1..=0xD4 => self.command = value,
-            0xA7 => self.config |= CONFIG_MOUSE_DISABLED,
-            0xA8 => self.config &= !CONFIG_MOUSE_DISABLED,
-            // Tests of the two interfaces: no fault.
-            0xA9 | 0xAB => self.answer(0x00, Source::Keyboard),
-            0xAA => {
-                self.config |= CONFIG_SYSTEM;
-                self.answer(0x55, Source::Keyboard);
-            }
-            0xAD => self.config |= CONFIG_KEYBOARD_DISABLED,
-            0xAE => self.config &= !CONFIG_KEYBOARD_DISABLED,
-            // The input port: keyboard not locked.
-            0xC0 => self.answer(0x80, Source::Keyboard),
-            0xD0 => self.answer(self.output_port, Source::Keyboard),
-            0xDD => self.output_port &= !OUTPUT_A20,
-            0xDF => self.output_port |= OUTPUT_A20,
-            // Pulses output bits that are 0 in the command; bit 0 is the processor's reset.
-            0xF0..=0xFF if value & OUTPUT_NOT_RESET == 0 => return Action::Reset,
-            _ => {}
-        }
-        Action::None
-    }
-
-    fn write_data(&mut self, value: u8) -> Action {
-        self.last_was_command = false;
-        match std::mem::take(&mut self.command) {
-            0x60 => self.config = value,
-            0xD1 => return self.write_output_port(value),
-            0xD2 => self.answer(value, Source::Keyboard),
-            0xD3 => self.answer(value, Source::Mouse),
-            0xD4 => {
-                self.config &= !CONFIG_MOUSE_DISABLED;
-                self.mouse.command(value);
-            }
-            _ => {
-                self.config &= !CONFIG_KEYBOARD_DISABLED;
-                self.keyboard.command(value, self.config & CONFIG_TRANSLATE != 0);
-            }
-        }
-        Action::None
-    }
-}
-
 impl I8042 {
-    /// The controller as after power-on, on connections to [`KEYBOARD_IRQ`] and [`MOUSE_IRQ`].
-    pub fn new(keyboard_line: IrqLine, mouse_line: IrqLine) -> Arc<Self> {
-        Arc::new(I8042 { keyboard_line, mouse_line, state: Mutex::new(State::new()) })
+    /// The controller as a BIOS leaves it, on connections to [`KEYBOARD_IRQ`] and [`MOUSE_IRQ`].
+    pub fn new(timers: &Timers, keyboard_line: IrqLine, mouse_line: IrqLine) -> Arc<Self> {
+        Arc::new_cyclic(|me: &Weak<I8042>| {
+            let me = me.clone();
+            let expired = move || {
+                if let Some(i8042) = me.upgrade() {
+                    i8042.with_controller(|_, _| ());
+                }
+            };
+            I8042 {
+                power_on: Instant::now(),
+                keyboard_line,
+                mouse_line,
+                timer: timers.create(expired),
+                state: Mutex::new(State { controller: Controller::new(), armed: None }),
+            }
+        })
     }
 
     /// The device at [`I8042_DATA_PORT`]. It carries the state of both.
     pub fn data_port(self: &Arc<Self>) -> Arc<dyn Device> {
-        Arc::new(Port { controller: self.clone(), command: false })
+        Arc::new(Port { i8042: self.clone(), command: false })
     }
 
     /// The device at [`I8042_COMMAND_PORT`].
     pub fn command_port(self: &Arc<Self>) -> Arc<dyn Device> {
-        Arc::new(Port { controller: self.clone(), command: true })
+        Arc::new(Port { i8042: self.clone(), command: true })
     }
 
-    /// Changes the state and drives the interrupt lines by the outcome. They are edge-triggered, so a byte that takes
-    /// the place of another makes an edge of its own.
-    fn with_state<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+    /// Presses a key or lets it go. Does not wait, and keeps no more than some hundred bytes for a guest that does not
+    /// read; what is beyond is lost.
+    ///
+    /// `code` is the key's code in scan code set 1, plus 0x80 for keys that have E0 before it, as in RFB's extended key
+    /// event: Print Screen is 0xB7, Pause 0xC6. Codes that are no key's are ignored, and so is what does not change:
+    /// the keyboard itself repeats keys that are held.
+    pub fn key(&self, code: u8, down: bool) {
+        self.with_controller(|controller, now| controller.keyboard.key(code, down, now));
+    }
+
+    /// Moves the mouse by `dx` counts to the right and `dy` downwards, turns its wheel by `dz` notches towards the user, and
+    /// sets its buttons: bit 0 left, 1 right, 2 middle, 3 and 4 the fourth and fifth. Does not wait. Movements add up
+    /// while the guest does not take them, to at most 8192 counts.
+    ///
+    /// The guest sees the wheel and the last two buttons when its driver has asked for them.
+    pub fn mouse_move(&self, dx: i32, dy: i32, dz: i32, buttons: u8) {
+        self.with_controller(|controller, _| controller.mouse.move_by(dx, dy, dz, buttons));
+    }
+
+    /// The keyboard's lights: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    pub fn keyboard_leds(&self) -> u8 {
+        self.state.lock().controller.keyboard.leds()
+    }
+
+    /// Brings the controller to now, uses it, and drives interrupt lines and timer by the outcome. The lines are
+    /// edge-triggered, so a byte that takes the place of another makes an edge of its own.
+    fn with_controller<R>(&self, using: impl FnOnce(&mut Controller, u64) -> R) -> R {
         let mut state = self.state.lock();
-        let before = state.output;
-        let result = change(&mut state);
-        let emptied = before.is_some() && state.output.is_none();
-        state.fill();
-        let wants = |source, enable| state.config & enable != 0 && state.output.is_some_and(|(_, from)| from == source);
-        for (line, high) in [
-            (&self.keyboard_line, wants(Source::Keyboard, CONFIG_KEYBOARD_INTERRUPT)),
-            (&self.mouse_line, wants(Source::Mouse, CONFIG_MOUSE_INTERRUPT)),
-        ] {
+        let now = self.power_on.elapsed().as_nanos() as u64;
+        state.controller.advance(now);
+        let result = using(&mut state.controller, now);
+        state.controller.advance(now);
+        let emptied = state.controller.take_emptied();
+        for (line, source) in [(&self.keyboard_line, Source::Keyboard), (&self.mouse_line, Source::Mouse)] {
             if emptied {
                 line.set(false);
             }
-            line.set(high);
+            line.set(state.controller.interrupt(source));
+        }
+        let next = state.controller.next_event();
+        if next != state.armed {
+            state.armed = next;
+            match next.and_then(|at| self.power_on.checked_add(Duration::from_nanos(at))) {
+                Some(deadline) => self.timer.arm(deadline),
+                None => self.timer.cancel(),
+            }
         }
         result
     }
 }
 
 struct Port {
-    controller: Arc<I8042>,
+    i8042: Arc<I8042>,
     command: bool,
 }
 
@@ -227,48 +154,31 @@ impl Device for Port {
     }
 
     fn read(&self, _: u64, data: &mut [u8]) {
-        let value = if self.command {
-            self.controller.state.lock().status()
-        } else {
-            self.controller.with_state(|state| {
-                if let Some((value, _)) = state.output.take() {
-                    state.last = value;
-                }
-                state.last
-            })
-        };
-        data.fill(value);
+        data.fill(self.i8042.with_controller(|controller, now| {
+            if self.command { controller.status() } else { controller.read_data(now) }
+        }));
     }
 
     fn write(&self, _: u64, data: &[u8]) -> Action {
         let &[value] = data else { return Action::None };
-        self.controller
-            .with_state(|state| if self.command { state.write_command(value) } else { state.write_data(value) })
+        self.i8042.with_controller(|controller, _| {
+            if self.command { controller.write_command(value) } else { controller.write_data(value) }
+        })
     }
 
     fn reset(&self) {
-        self.controller.with_state(|state| *state = State::new());
+        self.i8042.with_controller(|controller, _| *controller = Controller::new());
     }
 
     fn save(&self) -> Vec<u8> {
         if self.command {
             return Vec::new();
         }
-        let state = self.controller.state.lock();
-        let mut writer = StateWriter::new(STATE_VERSION);
-        for byte in [state.config, state.output_port, state.command, state.last_was_command.into(), state.last] {
-            writer.u8(byte);
-        }
-        let pending: Vec<u8> = state
-            .output
-            .iter()
-            .chain(&state.answers)
-            .flat_map(|&(value, source)| [value, u8::from(source == Source::Mouse)])
-            .collect();
-        writer.blob(&pending);
-        state.keyboard.save(&mut writer);
-        state.mouse.save(&mut writer);
-        writer.finish()
+        self.i8042.with_controller(|controller, _| {
+            let mut writer = StateWriter::new(STATE_VERSION);
+            controller.save(&mut writer);
+            writer.finish()
+        })
     }
 
     fn load(&self, bytes: &[u8]) -> Result<(), String> {
@@ -276,20 +186,9 @@ impl Device for Port {
             return Ok(());
         }
         let mut reader = StateReader::new("i8042", bytes, STATE_VERSION)?;
-        let mut state = State::new();
-        state.config = reader.u8()?;
-        state.output_port = reader.u8()?;
-        state.command = reader.u8()?;
-        state.last_was_command = reader.bool()?;
-        state.last = reader.u8()?;
-        let source = |mouse| if mouse == 0 { Source::Keyboard } else { Source::Mouse };
-        for pair in reader.blob()?.chunks_exact(2).take(QUEUE_SIZE + 1) {
-            state.answers.push_back((pair[0], source(pair[1])));
-        }
-        state.keyboard.load(&mut reader)?;
-        state.mouse.load(&mut reader)?;
+        let loaded = Controller::load(&mut reader)?;
         reader.finish()?;
-        self.controller.with_state(|current| *current = state);
+        self.i8042.with_controller(|controller, _| *controller = loaded);
         Ok(())
     }
 }

@@ -114,6 +114,21 @@ impl Machine {
         Ok(())
     }
 
+    fn key(&self, code: u8, down: bool) -> PyResult<()> {
+        self.chipset()?.i8042().key(code, down);
+        Ok(())
+    }
+
+    fn mouse(&self, dx: i32, dy: i32, dz: i32, buttons: u8) -> PyResult<()> {
+        self.chipset()?.i8042().mouse_move(dx, dy, dz, buttons);
+        Ok(())
+    }
+
+    #[getter]
+    fn keyboard_leds(&self) -> PyResult<u8> {
+        Ok(self.chipset()?.i8042().keyboard_leds())
+    }
+
     fn add_disk(&self, slot: u8, name: &str, fd: i32, readonly: bool, serial: String) -> PyResult<()> {
         let disk = RawFile::new(File::from(duplicate(fd)?), readonly)
             .map_err(|error| core_error(format!("the size of disk {name} cannot be found: {error}")))?;

@@ -356,6 +356,7 @@ def _isa_bridge(config: AcpiConfig) -> bytes:
     devices = [
         _isa_device("RTC", "PNP0B00", aml.io_ports(0x70, 2), aml.irq(8)),
         _isa_device("KBD", "PNP0303", aml.io_ports(0x60, 1), aml.io_ports(0x64, 1), aml.irq(1)),
+        _isa_device("MOU", "PNP0F13", aml.irq(12)),
         _isa_device("PM", "PNP0C02", aml.io_ports(PM_BASE, PM_SIZE)),
         _isa_device("FWCF", "QEMU0002", aml.io_ports(fw_cfg.SELECTOR_PORT, fw_cfg.PORTS)),
     ]
