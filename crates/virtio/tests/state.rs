@@ -3,10 +3,11 @@
 
 use board::{Buses, Chipset, CmosConfig, Machine, Terminal, Uart};
 use hv::{Bus, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Region, Vcpu, Vm};
+use net::NullBackend;
 use proptest::prelude::*;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use virtio::{Blk, BlkOptions, Console, Net, NetOptions, NullBackend, Rng, VirtioDevice, VirtioPci};
+use virtio::{Blk, BlkOptions, Console, Net, NetOptions, Rng, VirtioDevice, VirtioPci};
 
 const RAM: u64 = 4 << 20;
 const COM1: u16 = 0x3F8;
