@@ -109,7 +109,7 @@ mod tests {
 
     /// A UDP packet "abc" from 10.0.0.1:4660 to 10.0.0.2:80; its checksums come from Python's struct and arithmetic.
     const UDP4: &str = "525400123456 020000000001 0800 \
-        4500001f00010000401166cb0a0000010a000002 12340050000b15f3616263";
+        4500001f00010000401166cb0a0000010a000002 12340050000b14ef616263";
 
     fn bytes(text: &str) -> Vec<u8> {
         let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
