@@ -35,7 +35,7 @@ impl Filter {
                 return None;
             }
         }
-        let Some(destination) = frame.first_chunk::<6>() else { return None };
+        let destination = frame.first_chunk::<6>()?;
         if self.is_ours(destination) {
             return Some(Pass::Exact);
         }

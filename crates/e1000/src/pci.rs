@@ -104,10 +104,8 @@ impl E1000 {
         }
         if control.worker.is_none() {
             // Where the system has no thread left, the card stands still until it is enabled once more.
-            match Worker::start(&self.shared, std::mem::replace(&mut control.engine, Engine::new())) {
-                Ok(worker) => control.worker = Some(worker),
-                Err(engine) => control.engine = engine,
-            }
+            let engine = std::mem::replace(&mut control.engine, Engine::new());
+            control.worker = Worker::start(&self.shared, engine).ok();
         }
     }
 

@@ -110,21 +110,17 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread; gives the engine back when the system has no thread left.
-    pub fn start(shared: &Arc<Shared>, engine: Engine) -> Result<Self, Engine> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system has no thread left. The engine is lost then, with the packet and the frame it had begun.
+    pub fn start(shared: &Arc<Shared>, engine: Engine) -> io::Result<Self> {
         shared.stop.store(false, Ordering::Release);
-        // What is to become of the engine when no thread takes it.
-        let handed = Arc::new(Mutex::new(Some(engine)));
-        let (for_thread, taken) = (shared.clone(), handed.clone());
-        let name = shared.name.chars().filter(char::is_ascii_graphic).take(15).collect();
-        let body = move || {
-            let engine = taken.lock().take().unwrap_or_else(Engine::new);
-            run(&for_thread, engine)
-        };
-        match std::thread::Builder::new().name(name).spawn(body) {
-            Ok(thread) => Ok(Worker { thread, shared: shared.clone() }),
-            Err(_) => Err(handed.lock().take().unwrap_or_else(Engine::new)),
-        }
+        let for_thread = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name(shared.name.chars().filter(char::is_ascii_graphic).take(15).collect())
+            .spawn(move || run(&for_thread, engine))?;
+        Ok(Worker { thread, shared: shared.clone() })
     }
 
     /// Stops the thread after the turn it is taking and gives the engine back.

@@ -327,11 +327,11 @@ fn frames_that_are_not_ours_are_dropped() {
     other[5] ^= 1;
     driver.network.deliver(&other);
     let mut group = frame(61);
-    group[..6].copy_from_slice(&[0x01, 0x00, 0x5E, 0, 0, 0x01]);
+    group[..6].copy_from_slice(&[0x01, 0x00, 0x5E, 0, 0xAB, 0xCD]);
     driver.network.deliver(&group);
     driver.network.deliver(&frame(62));
     assert_eq!(driver.received(0).length, 62);
-    driver.write(register::MTA + 4 * (0x010 >> 5), 1 << (0x010 & 31));
+    driver.write(register::MTA + 4 * (0xCDA >> 5), 1 << (0xCDA & 31));
     driver.network.deliver(&group);
     let received = driver.received(1);
     assert_eq!((received.length, received.status & 0x80), (61, 0x80));

@@ -1,6 +1,6 @@
 use crate::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
-use board::{EventFd, Msix};
 use board::pci::Intx;
+use board::{EventFd, Msix};
 use parking_lot::Mutex;
 use std::io;
 use std::os::fd::RawFd;
