@@ -49,7 +49,7 @@ impl Board {
         let machine = Machine::new(memory.clone(), Arc::new(Buses::new()), vm.clone());
         let buses = machine.buses().clone();
         let cmos = CmosConfig { memory_below_4g: RAM, memory_above_4g: 0, cpus: 2 };
-        let chipset = Chipset::new(&vm, &buses, &cmos).unwrap();
+        let chipset = Chipset::new(&vm, memory, &buses, &cmos, None).unwrap();
         let uart = Uart::new("COM1", chipset.lines().line(4).unwrap(), Terminal::new(4096));
         buses.insert_port(COM1..=COM1 + 7, uart).unwrap();
         let file = tempfile::tempfile().unwrap();
