@@ -466,6 +466,19 @@ fn context_descriptors_insert_ip_and_tcp_checksums() {
 }
 
 #[test]
+fn a_udp_checksum_is_never_zero() {
+    let driver = Driver::started();
+    let mut packet = vec![0; 60];
+    packet[50..52].fill(0xFF);
+    driver.memory.write(DATA, &packet).unwrap();
+    for (command, checksum) in [(1, [0, 0]), (0, [0xFF, 0xFF])] {
+        let context = Context { tcp: (34, 40, 0), command, ..Context::default() };
+        driver.submit(&[context.bytes(), data(DATA, 60, EOP, 2, 0)]);
+        assert_eq!(driver.network.sent(1)[0][40..42], checksum);
+    }
+}
+
+#[test]
 fn a_large_packet_is_cut_into_segments() {
     let driver = Driver::started();
     driver.write(register::CTRL, driver.read(register::CTRL) | ctrl::VME);

@@ -8,6 +8,8 @@ use driver::*;
 use e1000::register::{self, ctrl, rctl, tctl};
 use hv::Bus;
 use proptest::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Asserts that a driver can reset the card and use it, and that ROM is what it was.
 fn assert_usable(driver: &Driver, what: &str) {
@@ -26,6 +28,7 @@ fn assert_usable(driver: &Driver, what: &str) {
     assert_eq!(driver.received(0).length, 98, "{what}");
     assert_eq!(driver.buffer(0, 98), frame(98), "{what}");
     assert_eq!(driver.bytes(ROM, 4096), vec![0; 4096], "{what}");
+    assert!(!PANICKED.load(Ordering::SeqCst), "{what}: its thread panicked");
 }
 
 /// Where descriptors and buffers have no business to be: the card's own registers, ROM, nowhere, the end of addresses.
@@ -208,6 +211,68 @@ fn no_buffer_changes_once_the_receiver_is_disabled() {
 }
 
 #[test]
+fn whoever_stops_the_card_waits_for_the_frame_in_flight() {
+    let stops: [(&str, fn(&Driver)); 4] = [
+        ("disabling", |driver| driver.write(register::TCTL, 0)),
+        ("a reset", |driver| driver.write(register::CTRL, ctrl::RST)),
+        ("losing the bus", |driver| driver.set_master(false)),
+        ("a pause", |driver| driver.card.pause()),
+    ];
+    for (what, stop) in stops {
+        let driver = Driver::started();
+        let returned = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let gate = driver.network.gate.lock().unwrap();
+            driver.submit(&[legacy(DATA, 60, EOP)]);
+            eventually("sending", || driver.network.sending.load(Ordering::SeqCst));
+            scope.spawn(|| {
+                stop(&driver);
+                returned.store(true, Ordering::SeqCst);
+            });
+            // Time for a stop that does not wait to return in; one that waits cannot.
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!returned.load(Ordering::SeqCst), "{what}");
+            drop(gate);
+        });
+        assert!(returned.load(Ordering::SeqCst), "{what}");
+        driver.card.resume();
+        assert_usable(&driver, what);
+    }
+}
+
+#[test]
+fn what_was_begun_is_forgotten_when_its_half_is_disabled() {
+    let driver = Driver::started();
+    driver.write(register::RCTL, 0);
+    driver.write(register::RDH, 0);
+    driver.write(register::RDT, 1);
+    let control = rctl::EN | rctl::SECRC | rctl::LPE;
+    driver.write(register::RCTL, control);
+    driver.network.deliver(&frame(5000));
+    driver.received(0);
+    let last = driver.submit(&[legacy(DATA, 1000, RS)]);
+    driver.wait_sent(last);
+    driver.write(register::RCTL, 0);
+    driver.write(register::TCTL, 0);
+    driver.offer(1);
+    driver.write(register::RDT, 8);
+    driver.write(register::TCTL, tctl::EN);
+    driver.write(register::RCTL, control);
+    driver.send(&frame(61));
+    driver.network.deliver(&frame(77));
+    assert_eq!((driver.network.sent(1), driver.received(1).length), (vec![frame(61)], 77));
+}
+
+#[test]
+fn no_doorbell_is_lost() {
+    let driver = Driver::started();
+    for _ in 0..20_000 {
+        driver.send(&frame(60));
+    }
+    assert_eq!(driver.network.sent(20_000).len(), 20_000);
+}
+
+#[test]
 fn a_ring_without_buffers_loses_frames() {
     let driver = Driver::started();
     (0..COUNT).for_each(|index| driver.set_receive_descriptor(index, 0));
@@ -294,6 +359,40 @@ fn states_cut_short_or_too_long_are_refused() {
     assert!(driver.card.load(&[&saved[..], &[0]].concat()).is_err());
     driver.card.load(&saved).unwrap();
     assert_eq!(driver.card.save(), saved);
+}
+
+#[test]
+fn states_that_no_card_can_be_in_are_refused() {
+    let driver = Driver::new();
+    halfway(&driver);
+    let saved = driver.card.save();
+    let refused = |saved: &[u8], at: usize, bytes: &[u8], why: &str| {
+        let mut state = saved.to_vec();
+        state[at..at + bytes.len()].copy_from_slice(bytes);
+        let error = driver.card.load(&state).unwrap_err();
+        assert!(error.contains(why), "{error}");
+    };
+    // What was stored of the frame lies 8 bytes before the end.
+    refused(&saved, saved.len() - 8, &3000u16.to_le_bytes(), "more was stored");
+    // The packet's own context is the last one; MSS is at its end.
+    let context =
+        Context { ip: (14, 24, 33), tcp: (34, 50, 0), payload: 300, command: TSE | 3, header: 54, segment: 100 };
+    let at = saved.windows(16).rposition(|bytes| bytes == context.bytes()).unwrap();
+    refused(&saved, at + 14, &[1, 0], "longer than one can be");
+    refused(&saved, at + 14, &[0, 0], "longer than one can be");
+    driver.card.load(&saved).unwrap();
+
+    // In the middle of a descriptor, what is done of it lies in front of a receiver without a frame, of 12 bytes.
+    let driver = Driver::started();
+    let large = data(DATA, 0xF_FFFF, TSE | EOP, 3, 0);
+    driver.submit(&[Context { segment: 1, ..context }.bytes(), large, large]);
+    driver.network.sent(1);
+    driver.card.pause();
+    let saved = driver.card.save();
+    let done = saved.len() - 16;
+    refused(&saved, done, &0x10_0000u32.to_le_bytes(), "more was sent");
+    refused(&saved, done - 8, &[8], "more was sent");
+    driver.card.load(&saved).unwrap();
 }
 
 proptest! {

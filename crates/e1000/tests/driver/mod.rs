@@ -9,7 +9,8 @@ use hv::{Bus, GuestMemory, Interrupts, Msi, Region};
 use net::Backend;
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 pub const RAM: u64 = 16 << 20;
@@ -51,11 +52,16 @@ impl Interrupts for Controller {
 pub struct Network {
     pub sent: Mutex<Vec<Vec<u8>>>,
     pub arriving: Mutex<VecDeque<Vec<u8>>>,
+    /// Whoever holds this holds up what is being sent.
+    pub gate: Mutex<()>,
+    pub sending: AtomicBool,
     event: EventFd,
 }
 
 impl Backend for Network {
     fn send(&self, frame: &[u8]) {
+        self.sending.store(true, Ordering::SeqCst);
+        let _gate = self.gate.lock().unwrap();
         self.sent.lock().unwrap().push(frame.to_vec());
     }
     fn receive(&self, buffer: &mut [u8]) -> Option<usize> {
@@ -108,6 +114,22 @@ pub struct Received {
     pub special: u16,
 }
 
+/// Whether an I/O thread has panicked, which the card itself survives.
+pub static PANICKED: AtomicBool = AtomicBool::new(false);
+
+fn watch_for_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if std::thread::current().name() == Some("net0") {
+                PANICKED.store(true, Ordering::SeqCst);
+            }
+            before(info);
+        }));
+    });
+}
+
 pub fn memory() -> Arc<GuestMemory> {
     let ram = Region { address: 0, size: RAM, offset: 0, readonly: false };
     let rom = Region { address: ROM, size: 0x1_0000, offset: RAM, readonly: true };
@@ -120,11 +142,17 @@ impl Driver {
     }
 
     pub fn with_memory(memory: Arc<GuestMemory>) -> Self {
+        watch_for_panics();
         let buses = Arc::new(Buses::new());
         let controller = Arc::new(Controller::default());
         let pci = PciBus::new(&buses, controller.clone(), &IrqLines::new(controller.clone())).unwrap();
-        let network =
-            Arc::new(Network { sent: Mutex::default(), arriving: Mutex::default(), event: EventFd::new().unwrap() });
+        let network = Arc::new(Network {
+            sent: Mutex::default(),
+            arriving: Mutex::default(),
+            gate: Mutex::default(),
+            sending: AtomicBool::default(),
+            event: EventFd::new().unwrap(),
+        });
         let options = E1000Options { mac: MAC, rom: Vec::new() };
         let card = E1000::new("net0", options, memory.clone(), network.clone()).unwrap();
         pci.add(1, 0, IsaBridge::new(pci.pirqs().clone())).unwrap();
