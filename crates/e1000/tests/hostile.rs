@@ -212,7 +212,8 @@ fn no_buffer_changes_once_the_receiver_is_disabled() {
 
 #[test]
 fn whoever_stops_the_card_waits_for_the_frame_in_flight() {
-    let stops: [(&str, fn(&Driver)); 4] = [
+    type Stop = fn(&Driver);
+    let stops: [(&str, Stop); 4] = [
         ("disabling", |driver| driver.write(register::TCTL, 0)),
         ("a reset", |driver| driver.write(register::CTRL, ctrl::RST)),
         ("losing the bus", |driver| driver.set_master(false)),
