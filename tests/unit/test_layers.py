@@ -20,7 +20,12 @@ PYTHON_LAYERS = [
     {"api"},
     {"cli", "web"},
 ]
-CRATE_LAYERS = [{"hv", "block"}, {"hv-kvm", "recompiler", "board"}, {"virtio", "ata"}, {"wirt-core"}]
+CRATE_LAYERS = [
+    {"hv", "block", "net"},
+    {"hv-kvm", "recompiler", "board"},
+    {"virtio", "ata", "e1000"},
+    {"wirt-core"},
+]
 
 
 def height(layers: list[set[str]], name: str) -> int:

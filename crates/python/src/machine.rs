@@ -8,6 +8,7 @@ use crate::terminal::{Terminal, duplicate};
 use crate::waiting::{interruptible, timeout};
 use block::RawFile;
 use board::{Buses, Chipset, CmosConfig, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, PcTestdev, Uart};
+use net::NullBackend;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -15,7 +16,7 @@ use pyo3::types::PyDict;
 use recompiler::Instruments;
 use std::fs::File;
 use std::sync::Arc;
-use virtio::{Blk, BlkOptions, Net, NetOptions, NullBackend, Rng};
+use virtio::{Blk, BlkOptions, Net, NetOptions, Rng};
 
 /// One machine on one accelerator.
 #[pyclass(frozen, module = "wirt._core")]

@@ -1,7 +1,6 @@
-use crate::event::Event;
 use crate::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
-use board::Msix;
 use board::pci::Intx;
+use board::{EventFd, Msix};
 use parking_lot::Mutex;
 use std::io;
 use std::os::fd::RawFd;
@@ -27,7 +26,7 @@ pub struct Link {
     generation: AtomicU8,
     pub(crate) config_vector: AtomicU16,
     pub(crate) queue_vectors: Box<[AtomicU16]>,
-    wake: Event,
+    wake: EventFd,
     stop: AtomicBool,
     failure: Mutex<Option<String>>,
 }
@@ -46,7 +45,7 @@ impl Link {
             generation: AtomicU8::new(0),
             config_vector: AtomicU16::new(NO_VECTOR),
             queue_vectors: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
-            wake: Event::new()?,
+            wake: EventFd::new()?,
             stop: AtomicBool::new(false),
             failure: Mutex::new(None),
         })

@@ -1,4 +1,5 @@
 use crate::{Chain, DeviceType, Link, Queue, QueueError, VirtioDevice};
+use ::net::Backend;
 use parking_lot::Mutex;
 use std::os::fd::RawFd;
 use std::sync::{Arc, OnceLock};
@@ -17,31 +18,6 @@ const FRAME_OVERHEAD: usize = 18;
 /// The payload Ethernet has unless something else is said.
 const DEFAULT_MTU: u16 = 1500;
 const QUEUE_SIZE: u16 = 256;
-
-/// What stands behind a network device: where its Ethernet frames go and come from. Called on the device's I/O thread.
-pub trait Backend: Send + Sync {
-    /// Sends a frame. What cannot be sent now is dropped, as a network does.
-    fn send(&self, frame: &[u8]);
-
-    /// Takes the next frame that has arrived; `None`: none has. What does not fit into `frame` is cut off.
-    fn receive(&self, frame: &mut [u8]) -> Option<usize>;
-
-    /// What becomes readable when a frame has arrived.
-    fn event_fd(&self) -> Option<RawFd> {
-        None
-    }
-}
-
-/// A network with nobody else in it.
-pub struct NullBackend;
-
-impl Backend for NullBackend {
-    fn send(&self, _frame: &[u8]) {}
-
-    fn receive(&self, _frame: &mut [u8]) -> Option<usize> {
-        None
-    }
-}
 
 /// What a network device shows its guest.
 #[derive(Clone, Copy, Debug)]

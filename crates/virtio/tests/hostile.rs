@@ -4,9 +4,10 @@ mod driver;
 
 use block::RawFile;
 use driver::{DATA, DEVICE_WRITES, Driver, INDIRECT, NEXT, RAM, READ, ROM, WRITE, eventually};
+use net::{Backend, NullBackend};
 use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
-use virtio::{Blk, BlkOptions, Console, Net, NetOptions, NullBackend, Rng, VirtioDevice, feature, layout, status};
+use virtio::{Blk, BlkOptions, Console, Net, NetOptions, Rng, VirtioDevice, feature, layout, status};
 
 fn started(features: u64) -> Driver {
     let mut driver = Driver::new(Arc::new(Rng::new("rng0")));
@@ -293,7 +294,7 @@ fn a_console_prints_reads_and_resizes() {
 #[derive(Default)]
 struct Echo(Mutex<Vec<Vec<u8>>>);
 
-impl virtio::Backend for Echo {
+impl Backend for Echo {
     fn send(&self, frame: &[u8]) {
         self.0.lock().unwrap().push(frame.to_vec());
     }

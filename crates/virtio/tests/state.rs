@@ -4,10 +4,11 @@
 use block::RawFile;
 use board::{Buses, Chipset, CmosConfig, Machine, Terminal, Uart};
 use hv::{Bus, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Region, Vcpu, Vm};
+use net::NullBackend;
 use proptest::prelude::*;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use virtio::{Blk, BlkOptions, Console, Net, NetOptions, NullBackend, Rng, VirtioDevice, VirtioPci};
+use virtio::{Blk, BlkOptions, Console, Net, NetOptions, Rng, VirtioDevice, VirtioPci};
 
 const RAM: u64 = 4 << 20;
 const COM1: u16 = 0x3F8;

@@ -2,10 +2,13 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// An eventfd: something to be woken by, from any thread and from inside the kernel.
-pub(crate) struct Event(OwnedFd);
+pub struct EventFd(OwnedFd);
 
-impl Event {
+impl EventFd {
     /// An event that is not signalled.
+    ///
+    /// # Errors
+    /// When the system has no file descriptor left.
     pub fn new() -> io::Result<Self> {
         // SAFETY: the call takes no pointers.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
@@ -13,7 +16,7 @@ impl Event {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: `fd` was just returned to us and nobody else owns it.
-        Ok(Event(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// Signals. A counter that is full already is signalled as well, so there is no error to handle.
