@@ -62,7 +62,5 @@ def read(path: Path) -> Firmware:
         raise NotFoundError(f"The firmware {path} cannot be read: {error.strerror}.") from None
     if len(data) % PAGE_SIZE or not LOW_SIZE <= len(data) <= MAX_SIZE:
         size = f"more than {MAX_SIZE} bytes" if len(data) > MAX_SIZE else f"{len(data)} bytes"
-        raise UsageError(
-            f"The firmware {path} has {size}: an image has 128 KiB to 4 MiB, in steps of 4 KiB."
-        )
+        raise UsageError(f"The firmware {path} has {size}: an image has 128 KiB to 4 MiB, in steps of 4 KiB.")
     return Firmware(path, data)

@@ -12,8 +12,8 @@ from typing import Final, Literal, NamedTuple
 from wirt.devices.device import Device, check_ranges
 from wirt.devices.fw_cfg import MAX_NAME, MAX_SIZE
 from wirt.errors import CapacityError, NotFoundError, UsageError
-from wirt.machine.firmware import USER_PREFIX
 from wirt.machine import rom
+from wirt.machine.firmware import USER_PREFIX
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
 from wirt.machine.pc import MAX_DISKS, Disk
 from wirt.vm.sizes import format_size, parse_size

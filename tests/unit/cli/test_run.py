@@ -44,6 +44,7 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
         "cpus": 1,
         "cpu": "host",
         "disks": [],
+        "firmware": None,
         "accel": "auto",
         "serial": None,
         "devices": [],
