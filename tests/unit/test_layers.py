@@ -12,7 +12,7 @@ PACKAGE = ROOT / "python" / "wirt"
 
 # From the bottom up. A layer may use itself and earlier lines, but not its neighbours in the same line.
 PYTHON_LAYERS = [
-    {"_core", "errors"},
+    {"_core", "errors", "threads"},
     {"devices", "storage", "network", "display"},
     {"machine"},
     {"vm"},
@@ -20,7 +20,7 @@ PYTHON_LAYERS = [
     {"api"},
     {"cli", "web"},
 ]
-CRATE_LAYERS = [{"hv"}, {"hv-kvm", "recompiler", "board"}, {"virtio"}, {"wirt-core"}]
+CRATE_LAYERS = [{"hv"}, {"hv-kvm", "recompiler", "board", "display"}, {"virtio"}, {"wirt-core"}]
 
 
 def height(layers: list[set[str]], name: str) -> int:
