@@ -365,7 +365,8 @@ proptest! {
             data[0] = [8, 16, 32][usize::from(data[0] % 3)];
             data[1] = data[0].min(24);
             for index in 0..3 {
-                data[4 + 2 * index..6 + 2 * index].copy_from_slice(&((1 << (data[5 + index] % 9)) - 1u16).to_be_bytes());
+                let max = (1u16 << (data[5 + index] % 9)) - 1;
+                data[4 + 2 * index..6 + 2 * index].copy_from_slice(&max.to_be_bytes());
                 data[10 + index] %= 26;
             }
         }
