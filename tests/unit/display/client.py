@@ -1,4 +1,4 @@
-"""A small RFB client, written from RFC 6143 and rfbproto, that decodes what it is shown and believes nothing."""
+"""A small RFB client, written from RFC 6143 and rfbproto, that decodes what it is shown."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ class Client:
         return struct.unpack(">" + form, self.receive(struct.calcsize(">" + form)))
 
     def handshake(self, answer: bytes | None = None, shared: bool = True) -> None:
-        """Go through the whole handshake. `answer`: the 16 bytes for a challenge, b"" for one that is ignored."""
+        """Go through the whole handshake. `answer`: the 16 bytes for a challenge."""
         kind = self.choose_security()
         if kind == 2:
-            challenge = self.receive(16)
+            self.receive(16)
             assert answer is not None
-            self.send(answer or challenge)
+            self.send(answer)
         if kind == 2 or self.version == b"RFB 003.008\n":
             (result,) = self.unpack("I")
             if result:

@@ -77,64 +77,25 @@ def test_keys_have_names_and_can_be_held_together() -> None:
 
 ROWS = {"AE": range(0x02, 0x0E), "AD": range(0x10, 0x1C), "AC": range(0x1E, 0x29), "AB": range(0x2C, 0x36)}
 SINGLE = {"TLDE": 0x29, "BKSL": 0x2B, "LSGT": 0x56}
-KEYSYMS = {
-    **dict(
-        zip(
-            ["exclam", "quotedbl", "numbersign", "dollar", "percent", "ampersand", "parenleft"],
-            '!"#$%&(',
-            strict=True,
-        )
-    ),
-    **dict(
-        zip(
-            ["parenright", "asterisk", "plus", "comma", "minus", "period", "slash", "colon"],
-            ")*+,-./:",
-            strict=True,
-        )
-    ),
-    **dict(
-        zip(
-            ["semicolon", "less", "equal", "greater", "question", "at", "bracketleft"], ";<=>?@[", strict=True
-        )
-    ),
-    **dict(zip(["backslash", "bracketright", "asciicircum", "underscore", "grave"], "\\]^_`", strict=True)),
-    **dict(zip(["braceleft", "bar", "braceright", "asciitilde", "apostrophe"], "{|}~'", strict=True)),
-    **dict(
-        zip(
-            ["exclamdown", "cent", "sterling", "currency", "section", "notsign", "degree"],
-            "¡¢£¤§¬°",
-            strict=True,
-        )
-    ),
-    **dict(
-        zip(["twosuperior", "threesuperior", "mu", "periodcentered", "questiondown"], "²³µ·¿", strict=True)
-    ),
-    **dict(
-        zip(["ordfeminine", "masculine", "EuroSign", "ssharp", "ntilde", "Ntilde"], "ªº€ßñÑ", strict=True)
-    ),
-    **dict(
-        zip(
-            ["udiaeresis", "Udiaeresis", "odiaeresis", "Odiaeresis", "adiaeresis", "Adiaeresis"],
-            "üÜöÖäÄ",
-            strict=True,
-        )
-    ),
-    **dict(
-        zip(
-            ["agrave", "egrave", "igrave", "ograve", "ugrave", "eacute", "ccedilla", "Ccedilla"],
-            "àèìòùéçÇ",
-            strict=True,
-        )
-    ),
-    **dict(
-        zip(
-            ["dead_grave", "dead_acute", "dead_circumflex", "dead_tilde"],
-            "\u0300\u0301\u0302\u0303",
-            strict=True,
-        )
-    ),
+SYMBOLS = """
+exclam ! quotedbl " numbersign # dollar $ percent % ampersand & parenleft ( parenright ) asterisk *
+plus + comma , minus - period . slash / colon : semicolon ; less < equal = greater > question ? at @
+bracketleft [ backslash \\
+bracketright ] asciicircum ^ underscore _ grave ` braceleft { bar | braceright } asciitilde ~ apostrophe '
+exclamdown ¡ cent ¢ sterling £ currency ¤ section § notsign ¬ degree ° twosuperior ² threesuperior ³ mu µ
+periodcentered · questiondown ¿ ordfeminine ª masculine º EuroSign € ssharp ß ntilde ñ Ntilde Ñ udiaeresis ü
+Udiaeresis Ü odiaeresis ö Odiaeresis Ö adiaeresis ä Adiaeresis Ä agrave à egrave è igrave ì ograve ò ugrave ù
+eacute é ccedilla ç Ccedilla Ç
+"""
+WORDS = SYMBOLS.split()
+KEYSYMS = dict(zip(WORDS[::2], WORDS[1::2], strict=True)) | {
+    "dead_grave": "\u0300",
+    "dead_acute": "\u0301",
+    "dead_circumflex": "\u0302",
+    "dead_tilde": "\u0303",
     "dead_diaeresis": "\u0308",
 }
+KEY = r'include "([\w()]+)"|key\s*<(\w+)>\s*{[^\[]*(?:symbols\[Group1\]=\s*)?\[([^\]]*)\]'
 
 
 def xkb(name: str, variant: str = "basic") -> dict[int, list[str]]:
@@ -143,9 +104,7 @@ def xkb(name: str, variant: str = "basic") -> dict[int, list[str]]:
     body = text[text.index(f'xkb_symbols "{variant}"') :]
     body = re.sub(r"//[^\n]*", "", body[: body.index("\n};")])
     keys: dict[int, list[str]] = {}
-    for include, key, symbols in re.findall(
-        r'include "([\w()]+)"|key\s*<(\w+)>\s*{[^\[]*(?:symbols\[Group1\]=\s*)?\[([^\]]*)\]', body
-    ):
+    for include, key, symbols in re.findall(KEY, body):
         if include.startswith(("latin", "us")):
             base, _, inner = include.partition("(")
             keys |= xkb(base, inner.rstrip(")") or "basic")

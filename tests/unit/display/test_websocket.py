@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -90,13 +91,9 @@ def test_without_the_token_a_browser_gives_the_password(stage: Make) -> None:
         viewer.initialise(True)
 
 
-@pytest.mark.parametrize(
-    "path", ["/?token=", "/?token=wrong", "/?token=ticke", "/?token=ticket2", "/?token=%ff"]
-)
+@pytest.mark.parametrize("path", ["/?token=wrong", "/?token=ticke", "/?token=ticket2", "/?token=%ff"])
 @pytest.mark.parametrize("settings", [{"token": "ticket"}, {"token": "ticket", "password": "secret"}])
 def test_a_wrong_token_is_forbidden(stage: Make, path: str, settings: dict[str, str]) -> None:
-    if path == "/?token=":
-        pytest.skip("an empty parameter is none")
     made = stage(**settings)
     with pytest.raises(InvalidStatus, match="403"):
         browser(made, path)
@@ -141,8 +138,8 @@ def open_socket(made: Stage) -> socket.socket:
     connection = made.connect()
     key = base64.b64encode(os.urandom(16)).decode()
     connection.sendall(
-        f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        f"Sec-WebSocket-Key: {key}\r\n\r\n".encode()
+        "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
     )
     answer = b""
     while b"\r\n\r\n" not in answer:
@@ -195,10 +192,8 @@ def test_requests_that_are_none_are_answered_and_ended(stage: Make, request_text
 def test_frames_that_break_the_protocol_end_the_connection(stage: Make, frame: bytes) -> None:
     made = stage()
     connection = open_socket(made)
-    try:
+    with contextlib.suppress(ConnectionError):
         connection.sendall(frame)
-    except ConnectionError:
-        pass
     assert ended(connection)
 
 
