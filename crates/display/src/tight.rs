@@ -44,15 +44,8 @@ pub fn tight(image: Image<'_>, format: &PixelFormat) -> Vec<Part> {
         tile.copy_to(&mut colours);
         palette.clear();
         let few = colours.chunk_by(|one, next| one == next).all(|run| palette.add(run[0]).is_some());
-        let mut part = Part {
-            x,
-            y,
-            width: tile.width(),
-            height: tile.height(),
-            head: Vec::new(),
-            stream: None,
-            body: Vec::new(),
-        };
+        let mut part =
+            Part { x, y, width: tile.width(), height: tile.height(), head: Vec::new(), stream: None, body: Vec::new() };
         let count = palette.colours().len();
         if few && count == 1 {
             part.head.push(FILL);

@@ -68,8 +68,9 @@ class Layout:
         if stroke := self._strokes.get(character):
             return [stroke]
         base, accent = " ", _ACCENTS.get(character, "")
-        if not accent and len(parts := unicodedata.normalize("NFD", character)) == 2:
-            base, accent = parts
+        parts = unicodedata.normalize("NFD", character) if len(character) == 1 else ""
+        if len(parts) == 2:
+            base, accent = parts[0], parts[1]
         dead, key = self._strokes.get(accent), self._strokes.get(base)
         return [dead, key] if dead and key else []
 

@@ -86,6 +86,6 @@ def character_of(keysym: int) -> str | None:
     """Return the character that a key symbol stands for, a combining one for a dead key; None: for none."""
     if 0x20 <= keysym <= 0x7E or 0xA0 <= keysym <= 0xFF:
         return chr(keysym)
-    if 0x0100_0100 <= keysym <= 0x0110_FFFF:
+    if 0x0100_0020 <= keysym <= 0x0110_FFFF:
         return chr(keysym - 0x0100_0000)
     return _CHARACTERS.get(keysym)

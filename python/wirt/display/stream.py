@@ -44,8 +44,9 @@ class Stream:
 
     def send(self, data: bytes | bytearray) -> None:
         """Send as much as there is room for, and the rest in later calls of `pump`."""
+        if not self._unsent:
+            self._patience = len(data) + _CHATTER
         self._queue(data)
-        self._patience = len(self._unsent) + _CHATTER
         self._flush()
 
     def pump(self, timeout: float | None) -> None:

@@ -72,13 +72,13 @@ class Client:
         self.socket.sendall(data)
 
     def receive(self, size: int) -> bytes:
-        data = b""
+        data = bytearray()
         while len(data) < size:
             piece = self.socket.recv(size - len(data))
             if not piece:
-                raise EOFError(f"the server left after {data!r}")
+                raise EOFError(f"the server left after {data[:99]!r}")
             data += piece
-        return data
+        return bytes(data)
 
     def unpack(self, form: str) -> tuple[int, ...]:
         return struct.unpack(">" + form, self.receive(struct.calcsize(">" + form)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from unit.display.client import Client
-from unit.display.fakes import FakeKeyboard, FakePointer, FakeScreen
+from unit.display.fakes import FakeKeyboard, FakePointer, FakeScreen, Recorder
 from wirt.display.server import Server
 
 
@@ -20,13 +21,20 @@ class Stage:
         self.screen = settings.pop("screen", None) or FakeScreen()
         self.keyboard = FakeKeyboard()
         self.pointer = FakePointer()
-        self.logged: list[str] = []
+        self._logged = Recorder()
         self.server = Server(
-            self.screen, self.keyboard, self.pointer, **{"listen": ":0", "log": self.logged.append} | settings
+            self.screen, self.keyboard, self.pointer, **{"listen": ":0", "log": self._log} | settings
         )
         self.sockets: list[socket.socket] = []
 
-    def connect(self) -> socket.socket:
+    def _log(self, sentence: str) -> None:
+        self._logged.record(sentence)
+
+    def logged(self, count: int = 0) -> list[object]:
+        """Return the sentences that were logged, once there are `count`."""
+        return [sentence for (sentence,) in self._logged.wait(lambda events: len(events) >= count)]
+
+    def connect(self, receive_buffer: int | None = None) -> socket.socket:
         """Return a connection to the server with nothing said yet; whatever takes ten seconds fails."""
         where = self.server.address
         if where.startswith("unix:"):
@@ -34,7 +42,10 @@ class Stage:
             connection.connect(where.removeprefix("unix:"))
         else:
             host, _, port = where.rpartition(":")
-            connection = socket.create_connection((host.strip("[]"), int(port)))
+            connection = socket.socket()
+            if receive_buffer is not None:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            connection.connect((host, int(port)))
         connection.settimeout(10)
         self.sockets.append(connection)
         return connection
@@ -51,6 +62,13 @@ class Stage:
         self.server.close()
         for connection in self.sockets:
             connection.close()
+
+
+def drain(connection: socket.socket) -> None:
+    """Read what the server still says; it has to end the connection then."""
+    with contextlib.suppress(ConnectionResetError):
+        while connection.recv(1 << 16):
+            pass
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 Area = tuple[int, int, int, int]
 
@@ -86,14 +87,14 @@ class Recorder:
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self.events: list[tuple[int, ...]] = []
+        self.events: list[tuple[Any, ...]] = []
 
-    def record(self, *event: int) -> None:
+    def record(self, *event: Any) -> None:
         with self._condition:
             self.events.append(event)
             self._condition.notify_all()
 
-    def wait(self, done: Callable[[list[tuple[int, ...]]], bool]) -> list[tuple[int, ...]]:
+    def wait(self, done: Callable[[list[tuple[Any, ...]]], bool]) -> list[tuple[Any, ...]]:
         """Return the events once they are `done`; fail after ten seconds."""
         with self._condition:
             assert self._condition.wait_for(lambda: done(self.events), 10), self.events

@@ -95,7 +95,7 @@ KEYSYMS = dict(zip(WORDS[::2], WORDS[1::2], strict=True)) | {
     "dead_tilde": "\u0303",
     "dead_diaeresis": "\u0308",
 }
-KEY = r'include "([\w()]+)"|key\s*<(\w+)>\s*{[^\[]*(?:symbols\[Group1\]=\s*)?\[([^\]]*)\]'
+KEY = r'include "([\w()]+)"|key\s*<(\w+)>\s*{(?:[^{}]*Group1\]\s*=)?\s*\[([^\]]*)\]'
 
 
 def xkb(name: str, variant: str = "basic") -> dict[int, list[str]]:

@@ -43,7 +43,7 @@ def test_vncdotool_captures_the_screen(stage: Make, tmp_path: Path) -> None:
     made = stage(screen=desktop())
     vncdo(made, "capture", str(tmp_path / "screen.png"))
     assert colours(tmp_path / "screen.png") == made.screen.colours()
-    assert made.logged == []
+    assert made.logged() == []
 
 
 def test_vncdotool_gives_the_password(stage: Make, tmp_path: Path) -> None:
