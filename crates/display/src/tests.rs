@@ -329,12 +329,12 @@ fn the_colour_map_is_what_pixels_without_true_colour_mean() {
     };
     assert_eq!(entry(0), [0, 0, 0]);
     assert_eq!(entry(255), [0xffff; 3]);
-    assert_eq!(entry(0b111_000_00), [0xffff, 0, 0]);
-    assert_eq!(entry(0b000_000_01), [0, 0, 0x5555]);
+    assert_eq!(entry(0b1110_0000), [0xffff, 0, 0]);
+    assert_eq!(entry(0b0000_0001), [0, 0, 0x5555]);
     let format = PixelFormat::parse(&format_bytes(8, 8, [0, 0], [0; 3], [0; 3])).unwrap();
     assert!(!format.true_colour());
     let image = [0xff_00_00, 0x00_00_55];
-    assert_eq!(raw(Image::new(&image, 2, 1, 2).unwrap(), &format), [0b111_000_00, 0b000_000_01]);
+    assert_eq!(raw(Image::new(&image, 2, 1, 2).unwrap(), &format), [0b1110_0000, 0b0000_0001]);
 }
 
 /// FIPS 81's example for DES, and the answer that TightVNC's vncpasswd and clients agree on for a known challenge.

@@ -57,8 +57,8 @@ impl Encoder<'_> {
             return;
         }
         let bits = match count {
-            ..=2 => 1,
-            ..=4 => 2,
+            0..=2 => 1,
+            3 | 4 => 2,
             _ => 4,
         };
         let packed = count * pixel + (tile.width() * bits as usize).div_ceil(8) * tile.height();

@@ -38,16 +38,17 @@ class Stage:
         """Return a connection to the server with nothing said yet; whatever takes ten seconds fails."""
         where = self.server.address
         if where.startswith("unix:"):
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection = socket.socket(socket.AF_UNIX)
+            self.sockets.append(connection)
             connection.connect(where.removeprefix("unix:"))
         else:
             host, _, port = where.rpartition(":")
             connection = socket.socket()
+            self.sockets.append(connection)
             if receive_buffer is not None:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             connection.connect((host, int(port)))
         connection.settimeout(10)
-        self.sockets.append(connection)
         return connection
 
     def client(self, *encodings: int) -> Client:
