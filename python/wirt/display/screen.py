@@ -52,8 +52,8 @@ class Keyboard(Protocol):
     def key(self, code: int, down: bool) -> None:
         """Press or release the key `code`: its scan code of set 1, with 0x80 added where 0xE0 precedes it.
 
-        Pause is 0xC6. Any code from 1 to 255 may come, also of keys that no keyboard has. QEMU's extension of RFB
-        calls these XT keycodes ("qnum").
+        Pause is 0xC6. Any code from 1 to 255 may come, also of keys that no keyboard has. QEMU's extension of
+        RFB calls these XT keycodes ("qnum").
         """
 
 

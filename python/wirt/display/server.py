@@ -146,7 +146,7 @@ class Server:
         except ProtocolError as error:
             self._log(f"The viewer {who}{error} and was sent away.")
         except Exception as error:
-            self._log(f"The viewer {who}was sent away, as its screen failed: {error!r}.")
+            self._log(f"The viewer {who}was sent away after an error: {error!r}.")
         finally:
             with self._lock:
                 del self._connections[connection]

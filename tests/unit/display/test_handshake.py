@@ -229,6 +229,4 @@ def test_a_screen_that_fails_ends_its_viewer_with_a_sentence(stage: Make) -> Non
     client = Client(made.connect())
     with pytest.raises((EOFError, ConnectionResetError, struct.error)):
         client.handshake()
-    assert made.logged(1) == [
-        "The viewer at 127.0.0.1 was sent away, as its screen failed: OSError('no frame')."
-    ]
+    assert made.logged(1) == ["The viewer at 127.0.0.1 was sent away after an error: OSError('no frame')."]
