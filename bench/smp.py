@@ -3,7 +3,8 @@
 All runs are in machines with two vCPUs. The figure is the throughput of two copies over that of one: 2.0
 when they do not hinder each other at all. Two native copies on two of the host's cores say what is
 possible. The best of several runs counts, of one copy and of two: the speed of a host's cores changes by a
-half from second to second where others use it as well. By CPU time it is what two cores would get done that nobody else uses, if nobody waits.
+half from second to second where others use it as well. By CPU time it is what two cores would get done
+that nobody else uses, if nobody waits.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ run and notice Ctrl-C within 50 ms.
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias, final
 
+from _typeshed import ReadableBuffer
+
 class CoreError(Exception):
     """What the core refused or failed to do, in one sentence without its full stop."""
 
@@ -88,6 +90,45 @@ class Terminal:
     @property
     def copy_error(self) -> str | None:
         """Why output is no longer copied to the descriptor, if it is not."""
+
+class _Frame(Protocol):
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def pixels(self) -> ReadableBuffer: ...
+
+@final
+class PixelFormat:
+    """A VNC client's pixel format, from its 16 bytes (RFC 6143, section 7.4), and the encodings in it.
+
+    ValueError says which rule the bytes break, and that a frame has fewer pixels than it says. `area` is
+    (left, top, width, height), at most 8192 each; where the frame ends before, it is black. Frames are
+    copied, then encoded without the interpreter's lock.
+    """
+
+    def __init__(self, data: bytes) -> None: ...
+    @property
+    def true_colour(self) -> bool:
+        """Whether pixels are intensities; otherwise they are indices into `vnc_colour_map`."""
+    def raw(self, frame: _Frame, area: tuple[int, int, int, int]) -> bytes:
+        """Encode as Raw: pixels row by row."""
+    def zrle(self, frame: _Frame, area: tuple[int, int, int, int]) -> bytes:
+        """Encode as ZRLE, before its compression."""
+    def tight(
+        self, frame: _Frame, area: tuple[int, int, int, int]
+    ) -> list[tuple[tuple[int, int, int, int], bytes, int | None, bytes]]:
+        """Encode as rectangles in Tight: area, control byte and what follows it, zlib stream, pixels.
+
+        The pixels of a rectangle with a stream are compressed by it where they are 12 bytes or more.
+        """
+
+def vnc_colour_map() -> bytes:
+    """The 256 colours for clients without true colour, as SetColourMapEntries has them."""
+
+def vnc_response(password: bytes, challenge: bytes) -> bytes:
+    """What a client that knows the password answers to a challenge of 16 bytes. RFC 6143, section 7.2.2."""
 
 @final
 class Action:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "python" / "wirt"
 
 # From the bottom up. A layer may use itself and earlier lines, but not its neighbours in the same line.
 PYTHON_LAYERS = [
-    {"_core", "errors"},
+    {"_core", "errors", "threads"},
     {"devices", "storage", "network", "display"},
     {"machine"},
     {"vm"},
@@ -22,7 +22,7 @@ PYTHON_LAYERS = [
 ]
 CRATE_LAYERS = [
     {"hv", "block", "net"},
-    {"hv-kvm", "recompiler", "board"},
+    {"hv-kvm", "recompiler", "board", "display"},
     {"virtio", "ata", "e1000"},
     {"wirt-core"},
 ]

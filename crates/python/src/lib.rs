@@ -6,6 +6,7 @@
 
 mod accelerator;
 mod device;
+mod display;
 mod errors;
 mod machine;
 mod memory;
@@ -25,7 +26,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<machine::IrqLine>()?;
     module.add_class::<machine::Machine>()?;
     module.add_class::<memory::GuestMemory>()?;
+    module.add_class::<display::PixelFormat>()?;
     module.add_class::<terminal::Terminal>()?;
     module.add("CoreError", module.py().get_type::<errors::CoreError>())?;
+    module.add_function(wrap_pyfunction!(display::vnc_colour_map, module)?)?;
+    module.add_function(wrap_pyfunction!(display::vnc_response, module)?)?;
     module.add_function(wrap_pyfunction!(accelerator::probe, module)?)
 }

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wirt.cli.keys import KEYS_HELP, Key, KeyFilter
 from wirt.cli.signals import ENDING, EndedBySignal, SignalEvents, stop_self
+from wirt.threads import named_thread
 from wirt.vm import VM, Result
-from wirt.vm.threads import named_thread
 
 if TYPE_CHECKING:
     from wirt.cli.terminal import RawTerminal

@@ -49,8 +49,8 @@ NO_INSTRUMENTS: Final = Instruments()
 class PcConfig(NamedTuple):
     """What the machine is made of. `memory_size` is in bytes; a kernel is a file or the bytes of one.
 
-    Without a kernel the machine is left at the processor's reset state, which is where firmware begins; memory
-    is empty.
+    Without a kernel the machine is left at the processor's reset state, which is where firmware begins;
+    memory is empty.
     """
 
     accelerator: str

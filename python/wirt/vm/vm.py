@@ -17,6 +17,7 @@ from wirt.devices.device import Device
 from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
 from wirt.machine.pc import NO_INSTRUMENTS, Disk, Instruments, Pc, PcConfig, assemble
+from wirt.threads import named_thread
 from wirt.vm.accelerator import choose
 from wirt.vm.console import HISTORY, Console
 from wirt.vm.memory import Memory
@@ -24,7 +25,6 @@ from wirt.vm.registers import entry_registers
 from wirt.vm.result import Result, result_of
 from wirt.vm.shell import CompletedExec, Shell
 from wirt.vm.spec import Spec, make_spec
-from wirt.vm.threads import named_thread
 from wirt.vm.vcpu import Vcpu
 
 TINY_CMDLINE: Final = "console=ttyS0 quiet"
