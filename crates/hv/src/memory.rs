@@ -242,6 +242,20 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Copies out of the backing memory at `offset`, whether a region shows it or not.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unmapped`] when it has no such bytes; `data` is then as before.
+    pub fn read_backing(&self, offset: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        let end = offset.checked_add(data.len() as u64);
+        if end.is_none_or(|end| end > self.size) {
+            return Err(MemoryError::Unmapped { address: offset, size: data.len() as u64 });
+        }
+        // SAFETY: as in `write_backing`.
+        unsafe { std::ptr::copy_nonoverlapping(self.base.as_ptr().add(offset as usize), data.as_mut_ptr(), data.len()) };
+        Ok(())
+    }
+
     /// Announces a write by something other than a vCPU (a device's DMA, a system call into the mapping) to
     /// `offset..offset + size` of the backing memory, so that translations of code there are dropped.
     pub fn written(&self, offset: u64, size: u64) {
@@ -473,6 +487,20 @@ mod tests {
         assert_eq!(back, [7; 4096]);
         assert!(memory.write_backing(0x1001, &[7; 4096]).is_err());
         assert!(memory.write_backing(u64::MAX, &[7]).is_err());
+    }
+
+    #[test]
+    fn what_no_region_shows_is_read_and_written_by_its_offset() {
+        let region = Region { address: 0, size: 0x1000, offset: 0, readonly: false };
+        let memory = GuestMemory::with_size(&[region], 0x3000).unwrap();
+        memory.write_backing(0x2FFE, &[1, 2]).unwrap();
+        let mut back = [9; 3];
+        assert!(memory.read_backing(0x2FFE, &mut back).is_err());
+        assert!(memory.read_backing(u64::MAX, &mut back).is_err());
+        assert_eq!(back, [9; 3]);
+        memory.read_backing(0x2FFD, &mut back).unwrap();
+        assert_eq!(back, [0, 1, 2]);
+        memory.read_backing(0x3000, &mut []).unwrap();
     }
 
     #[test]
