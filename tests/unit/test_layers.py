@@ -20,7 +20,7 @@ PYTHON_LAYERS = [
     {"api"},
     {"cli", "web"},
 ]
-CRATE_LAYERS = [{"hv"}, {"hv-kvm", "recompiler", "board"}, {"virtio"}, {"wirt-core"}]
+CRATE_LAYERS = [{"hv"}, {"hv-kvm", "recompiler", "board"}, {"virtio", "vga"}, {"wirt-core"}]
 
 
 def height(layers: list[set[str]], name: str) -> int:

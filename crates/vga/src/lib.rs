@@ -22,3 +22,6 @@ mod window;
 
 pub use card::{Vga, WINDOW};
 pub use frame::{Frame, Rect};
+
+#[cfg(test)]
+mod tests;
