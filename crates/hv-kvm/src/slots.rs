@@ -46,14 +46,18 @@ impl Slots {
     }
 
     fn follow(&self, layout: &Layout) -> Result<(), Error> {
-        if layout.regions().iter().any(|region| region.address < RESERVED_END && region.address + region.size > IDENTITY_MAP)
+        if layout
+            .regions()
+            .iter()
+            .any(|region| region.address < RESERVED_END && region.address + region.size > IDENTITY_MAP)
         {
             let what = format!("{IDENTITY_MAP:#x}..{RESERVED_END:#x} is KVM's own, no memory may lie there");
             return Err(Error::Memory(hv::MemoryError::Layout(what)));
         }
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         let stays = |region: &Region| layout.regions().contains(region);
-        let gone: Vec<u64> = mapped.values().filter(|(_, region)| !stays(region)).map(|(_, region)| region.address).collect();
+        let gone: Vec<u64> =
+            mapped.values().filter(|(_, region)| !stays(region)).map(|(_, region)| region.address).collect();
         for address in gone {
             if let Some((slot, region)) = mapped.remove(&address) {
                 self.set(slot, Region { size: 0, ..region })?;

@@ -10,9 +10,9 @@ use crate::watchdog::Watchdog;
 use hv::{Bus, CpuModel, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Vcpu, Vm};
 use kvm_bindings::{
     CpuId, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
-    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY,
-    KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_irqchip,
-    kvm_irq_routing_msi, kvm_irqchip, kvm_msi, kvm_pit_config, kvm_pit_state2,
+    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting,
+    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi, kvm_irqchip, kvm_msi,
+    kvm_pit_config, kvm_pit_state2,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::collections::BTreeMap;
@@ -151,7 +151,14 @@ impl Vm for KvmVm {
         fd.set_cpuid2(&cpuid).map_err(failed("set CPUID"))?;
         let watchdog = self.emulating.then(Watchdog::default);
         let msr_indices = self.msr_indices.clone();
-        Ok(Box::new(KvmVcpu::new(fd, self.memory.clone(), self.slots.clone(), self.bus.clone(), msr_indices, watchdog)?))
+        Ok(Box::new(KvmVcpu::new(
+            fd,
+            self.memory.clone(),
+            self.slots.clone(),
+            self.bus.clone(),
+            msr_indices,
+            watchdog,
+        )?))
     }
 
     fn register_ioeventfd(&self, address: IoAddress, size: u8, eventfd: RawFd) -> Result<bool, Error> {

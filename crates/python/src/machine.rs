@@ -53,8 +53,9 @@ impl Machine {
             }
             let vm = accelerator::create(accelerator, memory.clone(), buses.clone(), cpus, cpu, instruments)
                 .map_err(core_error)?;
+            let layout = memory.layout();
             let top =
-                memory.layout().regions().iter().filter(|region| !region.readonly).map(|region| region.address + region.size);
+                layout.regions().iter().filter(|region| !region.readonly).map(|region| region.address + region.size);
             let (below, above): (Vec<u64>, Vec<u64>) = top.partition(|end| *end <= 1 << 32);
             let cmos = CmosConfig {
                 memory_below_4g: below.into_iter().max().unwrap_or(0),

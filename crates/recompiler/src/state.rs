@@ -330,6 +330,8 @@ pub struct Core {
     pub in_place: Box<crate::translate::InPlace>,
     /// What CPUID gave lately.
     pub cpuid_memos: crate::cpuid::CpuidMemos,
+    /// What a load across the end of a page finds.
+    pub bounce: [u8; 64],
     /// Registers that the memo stub borrows.
     pub spill: [u64; 2],
     /// Misses of memos until they are looked into.
@@ -577,6 +579,7 @@ impl Core {
             scratch2: 0,
             in_place: Box::default(),
             cpuid_memos: crate::cpuid::NO_MEMOS,
+            bounce: [0; 64],
             spill: [0; 2],
             memo_budget: 0,
             memos_judged: 0,

@@ -56,7 +56,8 @@ impl Inside for Party<'_> {
 impl Core {
     /// What the vCPUs share, the flags of pages, and this vCPU's part in it.
     pub(crate) fn smp(&mut self) -> (&Shared, &GuestMemory, Party<'_>) {
-        let party = Party { id: self.id, poll: &self.poll, tlb: &mut self.tlb, layout: &mut self.layout, memory: &self.memory };
+        let party =
+            Party { id: self.id, poll: &self.poll, tlb: &mut self.tlb, layout: &mut self.layout, memory: &self.memory };
         (&self.shared, &self.memory, party)
     }
 

@@ -228,7 +228,7 @@ impl Core {
 
     /// Outside 64-bit mode linear addresses are 32 bits wide.
     #[inline]
-    fn wrap_linear(&self, linear: u64) -> u64 {
+    pub(crate) fn wrap_linear(&self, linear: u64) -> u64 {
         if self.long_mode() { linear } else { linear & 0xFFFF_FFFF }
     }
 

@@ -11,7 +11,7 @@ use crate::mmu::Kind;
 use crate::mode::Mode;
 use crate::smp::QUIET;
 use crate::state::{Core, flag};
-use crate::tlb;
+use crate::tlb::{self, View};
 use hv::Pending;
 use std::sync::atomic::Ordering;
 
@@ -61,16 +61,22 @@ fn resolve(core: &mut Core, linear: u64, site: u32) -> Resolved {
         return memos::resolve(core, linear, site);
     }
     let size = u64::from(site.size);
-    if (linear & 0xFFF) + size > 4096 || site.aligned && linear & (size - 1) != 0 {
-        core.counters.split += 1;
-        return INTERPRET;
-    }
     let view = site.mode.view();
     let (kind, write) = match site.kind {
         SiteKind::Read => (Kind::Read, false),
         _ => (Kind::Write, true),
     };
     let resume = core.code_base + u64::from(site.join);
+    if site.aligned && linear & (size - 1) != 0 {
+        return INTERPRET;
+    }
+    if (linear & 0xFFF) + size > 4096 {
+        core.counters.split += 1;
+        return match across_pages(core, view, linear, size, kind) {
+            Some(host) => Resolved { resume, host },
+            None => INTERPRET,
+        };
+    }
     // Data beside code: no translation is touched.
     if site.kind == SiteKind::Write {
         if let Some(host) = core.known_beside_code(view, linear, size) {
@@ -102,6 +108,39 @@ fn resolve(core: &mut Core, linear: u64, site: u32) -> Resolved {
         }
     }
     INTERPRET
+}
+
+/// The host address of `size` bytes across the end of a page, when they are RAM on both sides: where the pages lie one
+/// behind the other on the host as well, or of a copy, which serves loads until the next one.
+fn across_pages(core: &mut Core, view: View, linear: u64, size: u64, kind: Kind) -> Option<u64> {
+    let first = 4096 - (linear & 0xFFF);
+    let near = host_in_page(core, view, linear, kind)?;
+    let far = host_in_page(core, view, core.wrap_linear(linear.wrapping_add(first)), kind)?;
+    if near + first == far {
+        return Some(near);
+    }
+    let bounce = core.bounce.get_mut(..size as usize).filter(|_| kind == Kind::Read)?;
+    let (head, tail) = bounce.split_at_mut(first as usize);
+    // SAFETY: TLB entries lead to pages of RAM, which stay mapped; the pieces lie within them, by the sizes given. It is
+    // copied as racing memory, and is not part of the core.
+    unsafe {
+        std::ptr::copy_nonoverlapping(near as *const u8, head.as_mut_ptr(), head.len());
+        std::ptr::copy_nonoverlapping(far as *const u8, tail.as_mut_ptr(), tail.len());
+    }
+    Some(bounce.as_ptr() as u64)
+}
+
+/// The host address of a byte for which the TLB has an entry, or gets one.
+fn host_in_page(core: &mut Core, view: View, linear: u64, kind: Kind) -> Option<u64> {
+    let known = |core: &Core| {
+        let entry = &core.tlb.entries[view as usize][tlb::slot(linear)];
+        let offset = linear.wrapping_sub(if kind == Kind::Write { entry.write } else { entry.read });
+        (offset < 4096).then(|| entry.host + offset)
+    };
+    known(core).or_else(|| {
+        core.translate_page(view, linear, kind).ok()?;
+        known(core)
+    })
 }
 
 /// Delivers a fault in the middle of translated code. Returns where its handler's translation is, or 0.
@@ -144,4 +183,49 @@ pub(super) fn site_at(core: &Core, site: u32) -> Option<Site> {
     }
     // SAFETY: `sites` points at `site_count` sites, which do not move while translated code runs.
     Some(unsafe { *(core.sites as *const Site).add(site as usize) })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::state::{Bits, Roams};
+    use crate::testing::{self, CODE, DATA, NoKick, RAM};
+    use crate::tlb::View;
+    use crate::vcpu::{RecompilerVcpu, Stop};
+    use std::sync::Arc;
+
+    /// Where the RAM is seen a second time, so that its beginning comes behind its end.
+    const AGAIN: u64 = 0x2020_0000;
+    const VALUE: u64 = 0x8877_6655_4433_2211;
+
+    /// What RCX holds behind loading [RBX], adding [RBX] and storing to [RBX + 16], and how much of that was interpreted.
+    fn run(at: u64) -> (u64, u64) {
+        let code = [0x48, 0x8B, 0x0B, 0x48, 0x03, 0x0B, 0x48, 0x89, 0x4B, 0x10, 0xF4];
+        let mut core = testing::core(Bits::B64, 3);
+        testing::map_ram_at(&core, AGAIN, true);
+        core.memory.write(CODE, &code).expect("RAM");
+        core.gpr[3] = at;
+        // As groups they are interpreted until that is learnt.
+        [0, 3, 6].map(|place| core.roaming.insert(CODE + place, Roams::Alone));
+        core.write_view(View::User, at, VALUE).expect("RAM");
+        let mut vcpu = RecompilerVcpu::new(core, Arc::new(NoKick)).expect("a translator");
+        vcpu.translate_after(0);
+        assert!(matches!(vcpu.execute(), Stop::Shutdown));
+        let stored: u64 = vcpu.core.read_view(View::User, at + 16).expect("RAM");
+        assert_eq!(stored, vcpu.core.gpr[1]);
+        let counted = vcpu.core.counters.listed().into_iter().find(|(name, _)| name == "interpreted-in-place");
+        let interpreted = counted.map_or(0, |(_, count)| count);
+        (vcpu.core.gpr[1], interpreted)
+    }
+
+    #[test]
+    fn loads_across_the_end_of_a_page_are_not_interpreted() {
+        let sum = VALUE.wrapping_mul(2);
+        let alone = run(DATA).1;
+        for at in [DATA + 0xFF9, DATA + 0xFFF, AGAIN - 1, AGAIN - 7] {
+            assert_eq!(run(at), (sum, alone), "{at:#x}");
+        }
+        // A store where the pages are apart is.
+        assert_eq!(run(AGAIN - 20), (sum, alone + 1));
+        const { assert!(RAM == 0x20_0000) };
+    }
 }

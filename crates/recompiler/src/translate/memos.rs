@@ -121,7 +121,8 @@ fn leader_at(core: &mut Core, number: u32) -> Option<&mut Leader> {
 
 #[cfg(test)]
 mod tests {
-    use crate::state::{Bits, Core};
+    use super::BUDGET;
+    use crate::state::{Bits, Core, Roams};
     use crate::testing::{self, CODE, DATA, NoKick};
     use crate::tlb::MEMOS;
     use crate::vcpu::{RecompilerVcpu, Stop};
@@ -181,5 +182,29 @@ mod tests {
             assert_eq!(vcpu.core.rip, CODE);
             assert_eq!([12, 13].map(|vector| vcpu.core.counters.faults[vector]), [1, 0]);
         }
+    }
+
+    #[test]
+    fn a_stack_known_to_roam_asks_the_tlb() {
+        let code = [
+            &[0x50][..],                        // push rax
+            &[0x48, 0x81, 0xF4, 0, 0x10, 0, 0], // xor rsp, 0x1000: another page
+            &[0xFF, 0xC9, 0x75, 0xF4],          // dec ecx; jnz to the push
+            &[0xF4],                            // hlt, which is not allowed
+        ];
+        let misses = |known: bool| {
+            let mut core = machine(&code.concat());
+            core.gpr[1] = 200;
+            core.gpr[4] = DATA + 0x1800;
+            if known {
+                core.roaming.insert(CODE, Roams::Far);
+            }
+            core.memo_budget = BUDGET;
+            let vcpu = run(core);
+            assert_eq!(vcpu.core.gpr[4], DATA + 0x1800 - 200 * 8);
+            BUDGET - vcpu.core.memo_budget
+        };
+        let (unknown, known) = (misses(false), misses(true));
+        assert!(unknown > 150 && known < 10, "{unknown} and {known} misses");
     }
 }
