@@ -106,13 +106,13 @@ proptest! {
         let rig = Rig::new();
         rig.set([&MODE_3, &MODE_12, &MODE_13, &MODE_4][mode]);
         let mut frame = rig.frame();
-        let before = Frame { width: frame.width, height: frame.height, pixels: frame.pixels.clone(), ..Frame::new() };
+        let before = frame.pixels.clone();
         for (at, value) in writes {
             rig.memory.write_backing(RAM + at, &value.to_le_bytes()).unwrap();
         }
         let changes = rig.card.update_at(&mut frame, Duration::from_millis(milliseconds));
         for (y, x) in (0..frame.height).flat_map(|y| (0..frame.width).map(move |x| (y, x))) {
-            if before.at(x, y) != frame.at(x, y) {
+            if before[(y * frame.width + x) as usize] != frame.at(x, y) {
                 let told = |rect: &Rect| {
                     (rect.x..rect.x + rect.width).contains(&x) && (rect.y..rect.y + rect.height).contains(&y)
                 };

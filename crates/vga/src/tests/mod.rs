@@ -174,7 +174,7 @@ impl Rig {
         self.out(0x3C6, 0xFF);
         self.out(0x3C8, 0);
         for entry in 0..=255u8 {
-            [entry & 0x3F, entry >> 6, 1].map(|component| self.out(0x3C9, component));
+            [entry & 0x3F, entry >> 6, 1].iter().for_each(|component| self.out(0x3C9, *component));
         }
     }
 

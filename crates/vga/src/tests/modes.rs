@@ -339,7 +339,7 @@ fn the_dac_counts_components_and_colours() {
     // The palette at 8 bits.
     rig.dispi(4, 0x20);
     rig.out(0x3C8, 0);
-    [0xFF, 0x80, 0x01].map(|component| rig.out(0x3C9, component));
+    [0xFF, 0x80, 0x01].iter().for_each(|component| rig.out(0x3C9, *component));
     rig.out(0x3C7, 0);
     assert_eq!([(); 3].map(|()| rig.input(0x3C9)), [0xFF, 0x80, 0x01]);
 }

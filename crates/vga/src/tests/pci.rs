@@ -127,7 +127,7 @@ fn a_snapshot_brings_the_screen_back() {
     board::Device::load(&*rig.pci, &saved).unwrap();
     assert!(rig.frame().pixels == expected);
     assert_eq!((rig.input(0x3CE), rig.input(0x3CF), rig.input(0x3C8)), (8, 0x3C, 7));
-    [2, 3].map(|component| rig.out(0x3C9, component));
+    [2, 3].iter().for_each(|component| rig.out(0x3C9, *component));
     rig.out(0x3C7, 7);
     assert_eq!([(); 3].map(|()| rig.input(0x3C9)), [1, 2, 3]);
 }

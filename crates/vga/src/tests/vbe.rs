@@ -30,16 +30,16 @@ fn the_palette_has_six_or_eight_bits() {
     let rig = Rig::new();
     rig.set_vbe(640, 480, 8);
     rig.out(0x3C8, 0);
-    [0x3F, 0x20, 0x01].map(|component| rig.out(0x3C9, component));
+    [0x3F, 0x20, 0x01].iter().for_each(|component| rig.out(0x3C9, *component));
     assert_eq!(rig.frame().at(5, 5), 0xFF_8204);
     rig.dispi(4, 0x61);
     rig.out(0x3C8, 0);
-    [0xFF, 0x20, 0x01].map(|component| rig.out(0x3C9, component));
+    [0xFF, 0x20, 0x01].iter().for_each(|component| rig.out(0x3C9, *component));
     let mut frame = rig.frame();
     assert_eq!(frame.at(5, 5), 0xFF_2001);
     // A change of the palette alone is seen.
     rig.out(0x3C8, 0);
-    [0x00, 0x20, 0x02].map(|component| rig.out(0x3C9, component));
+    [0x00, 0x20, 0x02].iter().for_each(|component| rig.out(0x3C9, *component));
     assert_eq!(rig.update(&mut frame), [Rect { x: 0, y: 0, width: 640, height: 480 }]);
     assert_eq!(frame.at(639, 479), 0x00_2002);
 }
