@@ -224,6 +224,9 @@ impl Rig {
         for (index, value) in [(4, 0), (1, width), (2, height), (3, depth), (5, 0), (4, 0x41)] {
             self.dispi(index, value);
         }
+        for status in [0x3BA, 0x3DA] {
+            self.input(status);
+        }
         self.out(0x3C0, 0x20);
     }
 

@@ -47,6 +47,7 @@ fn characters_show_in_their_colours_nine_dots_wide() {
 #[test]
 fn forty_columns_are_as_wide_as_eighty() {
     let rig = text();
+    rig.indexed(0x3D4, 0x11, 0x0E);
     rig.indexed(0x3D4, 1, 39);
     rig.indexed(0x3D4, 0x13, 0x14);
     rig.indexed(0x3C4, 1, 0x09);
@@ -157,7 +158,7 @@ fn below_the_line_compare_memory_begins_again() {
     let frame = rig.frame();
     assert_eq!((frame.at(4, 0), frame.at(0, 0), frame.at(0, 199), frame.at(0, 200)), (entry(2), 0x04, 0x04, entry(7)));
     assert_eq!((frame.at(0, 201), frame.at(1, 201)), (entry(7), entry(0)));
-    assert_eq!(rig.card.text().unwrap().matches(['A', 'B']).collect::<String>(), "BA");
+    assert_eq!(rig.card.text().unwrap().matches(['A', 'B']).collect::<String>(), "BAB");
     // The upper screen moves by two dots; with the mode control's bit 5 the lower one does not.
     rig.attribute(0x13, 1);
     let frame = rig.frame();
