@@ -93,7 +93,7 @@ fn vbe_modes() {
     for (mode, ..) in modes {
         program = program.int10(0x4F02, mode, 0, 0);
         // The second window, which lies at byte 65,536.
-        program = program.int10(0x4F05, 0, 0, 1).fill(0xA000, 0, 6, 0xFF).picture();
+        program = program.int10(0x4F05, 0, 0, 1).fill(0xA000, 0, 6, 0x0F).picture();
     }
     let Some(pictures) = pictures(program) else { return };
     for ((mode, width, height), picture) in modes.into_iter().zip(&pictures) {

@@ -1,7 +1,7 @@
 //! A machine that runs 16-bit programs with the VGA BIOS of Debian's package seabios, and takes pictures for them.
 
 use board::{Action, Buses, Chipset, CmosConfig, DEBUG_EXIT_PORT, DebugExit, Device, Event, Machine};
-use hv::{CpuModel, CpuState, GuestMemory, Gpr, Region, SegmentRegister, Vm};
+use hv::{CpuModel, CpuState, Gpr, GuestMemory, Region, Segment, SegmentRegister, Vm};
 use recompiler::{Instruments, RecompilerVm};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,6 +18,8 @@ const VRAM: u64 = 16 << 20;
 /// Where the BIOS is called from, and its segment.
 const START: u64 = 0x7800;
 const BIOS_SEGMENT: u16 = 0xC000;
+/// Where an IRET lies, as a far pointer to segment 0.
+const IRET: u32 = 0x7700;
 
 /// The screen at one time.
 pub struct Picture {
@@ -67,6 +69,9 @@ pub fn run(program: &[u8]) -> Option<Vec<Picture>> {
     buses.insert_port(DEBUG_EXIT_PORT..=DEBUG_EXIT_PORT + 3, Arc::new(DebugExit)).unwrap();
     chipset.pci().assign_resources().unwrap();
 
+    // All interrupts return, as a BIOS has it before it knows better.
+    memory.write(IRET.into(), &[0xCF]).unwrap();
+    (0..256u64).for_each(|vector| memory.write(4 * vector, &IRET.to_le_bytes()).unwrap());
     memory.write(u64::from(BIOS_SEGMENT) << 4, &bios).unwrap();
     // mov ax, slot; call far BIOS:3; jmp far 0:PROGRAM
     let start = [
@@ -85,12 +90,19 @@ pub fn run(program: &[u8]) -> Option<Vec<Picture>> {
     let code = &mut state.segments[SegmentRegister::Cs as usize];
     (code.base, code.selector) = (0, 0);
     state.rip = START;
+    // The BIOS reads the card's registers behind 64 KiB, so SeaBIOS calls it with segments of 4 GiB.
+    for segment in [SegmentRegister::Ds, SegmentRegister::Es, SegmentRegister::Ss] {
+        let segment = &mut state.segments[segment as usize];
+        (segment.limit, segment.access) = (u32::MAX, segment.access | Segment::G);
+    }
     state.gpr[Gpr::Rsp as usize] = 0x7000;
     machine.with_vcpu(0, move |vcpu| vcpu.set_state(&state)).unwrap().unwrap();
     machine.start().unwrap();
-    let event = machine.wait(Some(Duration::from_secs(60)));
+    let event = machine.wait(Some(Duration::from_secs(10)));
+    // A program that does not end: where it is.
+    let place = event.is_none().then(|| machine.with_vcpu(0, |vcpu| vcpu.state().unwrap()).unwrap());
     machine.close();
-    assert!(matches!(event.as_deref(), Some(Event::Exit(_))), "{event:?}");
+    assert!(matches!(event.as_deref(), Some(Event::Exit(_))), "{event:?} {place:x?}");
     let pictures = std::mem::take(&mut *camera.pictures.lock().unwrap());
     Some(pictures)
 }
@@ -120,16 +132,6 @@ impl Program {
         self.0.extend(count.to_le_bytes());
         // cld; mov al, value; rep stosb
         self.0.extend([0xFC, 0xB0, value, 0xF3, 0xAA]);
-        self
-    }
-
-    /// Writes a word to a port.
-    pub fn out16(mut self, port: u16, value: u16) -> Self {
-        self.0.push(0xBA);
-        self.0.extend(port.to_le_bytes());
-        self.0.push(0xB8);
-        self.0.extend(value.to_le_bytes());
-        self.0.push(0xEF);
         self
     }
 
