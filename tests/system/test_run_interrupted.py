@@ -120,7 +120,7 @@ class TestWithLinux:
         disk = tmp_path / "disk"
         with disk.open("wb") as file:
             file.truncate(32 << 20)
-        command = [sys.executable, "-m", "wirt.cli", "run", "--quiet", "--disk", str(disk)]
+        command = [sys.executable, "-m", "wirt.cli", "run", "tiny", "--quiet", "--disk", str(disk)]
         with PtyProcess(command) as terminal:
             terminal.expect(b"tiny:", 60)
             terminal.send(b"i=1; while printf %04d $i | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; ")

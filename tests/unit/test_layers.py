@@ -20,7 +20,7 @@ PYTHON_LAYERS = [
     {"api"},
     {"cli", "web"},
 ]
-CRATE_LAYERS = [{"hv"}, {"hv-kvm", "recompiler", "board"}, {"virtio", "vga"}, {"wirt-core"}]
+CRATE_LAYERS = [{"hv", "block"}, {"hv-kvm", "recompiler", "board"}, {"virtio", "ata", "vga"}, {"wirt-core"}]
 
 
 def height(layers: list[set[str]], name: str) -> int:

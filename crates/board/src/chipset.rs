@@ -1,9 +1,9 @@
 use crate::irqchip::Placed;
 use crate::pci::PciBus;
 use crate::{
-    Buses, CMOS_PORT, Cmos, CmosConfig, Device, HostBridge, I8042, I8042_COMMAND_PORT, I8042_DATA_PORT, IrqLines,
-    Irqchip, IsaBridge, KEYBOARD_IRQ, MOUSE_IRQ, PM_BASE, PM_SIZE, Pm, PmTimerWidth, Port92, PowerManagement, RTC_IRQ,
-    SCI_IRQ, SHADOW_RANGE, Timers,
+    Buses, CMOS_PORT, Cmos, CmosConfig, Device, HPET_ADDRESS, HPET_SIZE, HostBridge, Hpet, I8042, I8042_COMMAND_PORT,
+    I8042_DATA_PORT, IrqLines, Irqchip, IsaBridge, KEYBOARD_IRQ, MOUSE_IRQ, PM_BASE, PM_SIZE, Pm, PmTimerWidth, Port92,
+    PowerManagement, RTC_IRQ, SCI_IRQ, SHADOW_RANGE, Timers,
 };
 use hv::{GuestMemory, Interrupts, IoAddress, LocalApic, Tsc, Vm};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ pub struct Chipset {
     timers: Arc<Timers>,
     pci: Arc<PciBus>,
     pm: Arc<Pm>,
+    clock: Arc<Cmos>,
 }
 
 impl Chipset {
@@ -61,14 +62,28 @@ impl Chipset {
         let ports: [(u16, u16, Arc<dyn Device>); 5] = [
             (I8042_DATA_PORT, 1, keyboard.data_port()),
             (I8042_COMMAND_PORT, 1, keyboard.command_port()),
-            (CMOS_PORT, 2, clock),
+            (CMOS_PORT, 2, clock.clone()),
             (PORT92, 1, Arc::new(Port92::new())),
             (PM_BASE, PM_SIZE, pm.clone()),
         ];
         for (first, size, device) in ports {
             buses.insert_port(first..=first + (size - 1), device).map_err(|error| error.to_string())?;
         }
-        Ok(Chipset { irqchip, interrupts, lines, timers, pci, pm })
+        Ok(Chipset { irqchip, interrupts, lines, timers, pci, pm, clock })
+    }
+
+    /// Puts an HPET on the bus, which can take the interrupts of the interval timer and the clock. Once.
+    ///
+    /// # Errors
+    /// One sentence when its addresses are taken.
+    pub fn add_hpet(&self, buses: &Buses) -> Result<(), String> {
+        let (interrupts, clock) = (self.interrupts.clone(), self.clock.clone());
+        let replace_legacy = move |replaced: bool| {
+            interrupts.connect_pit(!replaced);
+            clock.connect(!replaced);
+        };
+        let hpet = Hpet::new(&self.timers, self.interrupts.clone(), &self.lines, replace_legacy)?;
+        buses.insert_mmio(HPET_ADDRESS..=HPET_ADDRESS + (HPET_SIZE - 1), hpet).map_err(|error| error.to_string())
     }
 
     /// The local APIC for vCPU `id`; `None` where the accelerator has its own.

@@ -9,6 +9,7 @@ use crate::state::{StateReader, StateWriter};
 use crate::timer::{Timer, Timers};
 use clock::{Clock, register};
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +38,8 @@ pub struct CmosConfig {
 /// UTC until the guest sets another.
 pub struct Cmos {
     line: IrqLine,
+    /// The clock drives its line. Changed under `state`.
+    connected: AtomicBool,
     timer: Timer,
     /// Lock order: before the interrupt line's and the queue of [`Timers`].
     state: Mutex<State>,
@@ -88,10 +91,16 @@ impl Cmos {
             };
             Cmos {
                 line,
+                connected: AtomicBool::new(true),
                 timer: timers.create(expired),
                 state: Mutex::new(State { index: 0, clock: Clock::new(memory(config), utc()) }),
             }
         })
+    }
+
+    /// Connects the clock to its interrupt, as after power-on, or disconnects it: an HPET has taken its place.
+    pub fn connect(&self, connected: bool) {
+        self.with_state(|_, _| self.connected.store(connected, Ordering::Relaxed));
     }
 
     /// Brings the clock to now, uses it, and drives the interrupt and the timer by the outcome.
@@ -100,7 +109,7 @@ impl Cmos {
         let now = utc();
         state.clock.advance(now);
         let result = change(&mut state, now);
-        self.line.set(state.clock.interrupt());
+        self.line.set(state.clock.interrupt() && self.connected.load(Ordering::Relaxed));
         match state
             .clock
             .next_event(now)
@@ -170,7 +179,7 @@ mod tests {
     use super::*;
     use crate::line::IrqLines;
     use hv::{Interrupts, Msi};
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     #[derive(Default)]
     struct Edges(AtomicU32);
@@ -228,6 +237,18 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(start.elapsed() >= Duration::from_millis(16), "1024 Hz");
+    }
+
+    #[test]
+    fn a_disconnected_clock_drives_its_line_when_it_is_connected_again() {
+        let (_timers, edges, cmos) = cmos();
+        cmos.connect(false);
+        write(&cmos, register::A, 0x26);
+        write(&cmos, register::B, 0x42);
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(edges.0.load(Ordering::SeqCst), 0);
+        cmos.connect(true);
+        assert_eq!(edges.0.load(Ordering::SeqCst), 1);
     }
 
     #[test]

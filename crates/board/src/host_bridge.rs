@@ -40,7 +40,7 @@ pub struct HostBridge {
 
 impl HostBridge {
     /// The bridge of a machine with this memory, whose first MiB lies at offset 0 of what is behind it. `firmware`: the
-    /// offset of the last [`LOW_FIRMWARE`] bytes of the firmware, which answer below 1 MiB until RAM does. Without
+    /// offset of the last 128 KiB of the firmware, which answer below 1 MiB until RAM does. Without
     /// firmware RAM answers from the start.
     pub fn new(memory: Arc<GuestMemory>, firmware: Option<u64>) -> Arc<Self> {
         Arc::new(HostBridge { memory, firmware, pam: AtomicU64::new(UNKNOWN) })
@@ -118,7 +118,8 @@ impl PciFunction for HostBridge {
         }
         // Fails where an accelerator cannot follow, which ends the guest there, and in no other way: these regions lie in
         // the first MiB and in the firmware.
-        let _ = self.memory.remap(&[*SHADOW_RANGE.start()..SHADOW_END], &self.regions());
+        let shadow = *SHADOW_RANGE.start()..SHADOW_END;
+        let _ = self.memory.remap(&[shadow], &self.regions());
     }
 }
 

@@ -267,6 +267,10 @@ impl Interrupts for Irqchip {
             self.send(message);
         }
     }
+
+    fn connect_pit(&self, connected: bool) {
+        self.pit.connect(connected);
+    }
 }
 
 /// The two ports of one 8259A.

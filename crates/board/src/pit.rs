@@ -7,6 +7,7 @@ use crate::device::{AccessSizes, Action, Device};
 use crate::timer::{Timer, Timers};
 use channel::{CHANNEL_STATE_WORDS, Channel};
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ const STATE_SIZE: usize = (3 * CHANNEL_STATE_WORDS + 1) * 8;
 pub(crate) struct Pit {
     power_on: Instant,
     irq0: Box<dyn Fn(bool) + Send + Sync>,
+    /// Counter 0 drives the interrupt. Changed under `state`.
+    connected: AtomicBool,
     /// Lock order: before the interrupt controllers' and the queue of [`Timers`].
     state: Mutex<State>,
     timer: Timer,
@@ -62,6 +65,7 @@ impl Pit {
             Pit {
                 power_on: Instant::now(),
                 irq0: Box::new(irq0),
+                connected: AtomicBool::new(true),
                 state: Mutex::new(State::new(FIRST_TICK)),
                 timer: timers.create(expired),
                 me: me.clone(),
@@ -72,6 +76,11 @@ impl Pit {
     /// System control port B at 0x61.
     pub(crate) fn port_b(&self) -> Arc<dyn Device> {
         Arc::new(PortB { pit: self.me.clone() })
+    }
+
+    /// Connects counter 0 to its interrupt, or disconnects it.
+    pub(crate) fn connect(&self, connected: bool) {
+        self.with_state(|_, _| self.connected.store(connected, Ordering::Relaxed));
     }
 
     fn now(&self) -> u64 {
@@ -89,7 +98,8 @@ impl Pit {
     fn with_state<R>(&self, change: impl FnOnce(&mut State, u64) -> R) -> R {
         let mut state = self.state.lock();
         let now = self.now();
-        if state.channels[0].next_rising_edge(state.seen).is_some_and(|edge| edge <= now) {
+        let edge = state.channels[0].next_rising_edge(state.seen).is_some_and(|edge| edge <= now);
+        if edge && self.connected.load(Ordering::Relaxed) {
             // The controllers latch the edge; the level of OUT means nothing to them.
             (self.irq0)(true);
             (self.irq0)(false);
@@ -100,7 +110,8 @@ impl Pit {
         state.seen = now;
         let result = change(&mut state, now);
         let counter = &state.channels[0];
-        let next = counter.next_rising_edge(now).map(|edge| edge.max(now + SHORTEST_GAP));
+        let edge = counter.next_rising_edge(now).filter(|_| self.connected.load(Ordering::Relaxed));
+        let next = edge.map(|edge| edge.max(now + SHORTEST_GAP));
         let next = [next, counter.next_reload()].into_iter().flatten().min();
         match next.and_then(|tick| self.instant(tick)) {
             Some(deadline) => self.timer.arm(deadline),
@@ -214,7 +225,7 @@ impl Device for PortB {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     fn pit_counting_edges() -> (Arc<Timers>, Arc<Pit>, Arc<AtomicU32>) {
         let timers = Timers::new().unwrap();
@@ -261,6 +272,21 @@ mod tests {
         program(&pit, 0x30, 0);
         let most = start.elapsed().as_micros() / 50 + 2;
         assert!(u128::from(edges.load(Ordering::SeqCst)) <= most);
+    }
+
+    #[test]
+    fn a_disconnected_timer_is_silent_and_goes_on_counting() {
+        let (_timers, pit, edges) = pit_counting_edges();
+        pit.connect(false);
+        program(&pit, 0x34, 1193);
+        std::thread::sleep(Duration::from_millis(10));
+        pit.connect(true);
+        assert_eq!(edges.load(Ordering::SeqCst), 0);
+        let start = Instant::now();
+        while edges.load(Ordering::SeqCst) < 3 {
+            assert!(start.elapsed() < Duration::from_secs(5));
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -512,6 +512,45 @@ mod tests {
     }
 
     #[test]
+    fn four_ports_share_two_interrupts() {
+        use crate::Buses;
+        use hv::Bus;
+        struct Levels(parking_lot::Mutex<[bool; 24]>);
+        impl Interrupts for Levels {
+            fn set_line(&self, gsi: u32, high: bool) {
+                self.0.lock()[gsi as usize] = high;
+            }
+            fn signal_msi(&self, _: Msi) {}
+        }
+        let levels = Arc::new(Levels(parking_lot::Mutex::new([false; 24])));
+        let (lines, buses) = (IrqLines::new(levels.clone()), Buses::new());
+        let ports = [(0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3)];
+        let terminals = ports.map(|(port, irq)| {
+            let terminal = Terminal::new(4096);
+            let uart = Uart::new("COM", lines.line(irq).unwrap(), terminal.clone());
+            buses.insert_port(port..=port + 7, uart).unwrap();
+            buses.pio_write(port + register::MCR as u16, 1, MCR_OUT2.into());
+            buses.pio_write(port + register::IER as u16, 1, IER_RECEIVED.into());
+            terminal
+        });
+        let high = || [4, 3].map(|irq: usize| levels.0.lock()[irq]);
+        let send = |index: usize, byte| assert_eq!(terminals[index].send(&[byte], Some(Duration::ZERO)), 1);
+        let interrupt = |index: usize| buses.pio_read(ports[index].0 + register::IIR_FCR as u16, 1) as u8;
+        let receive = |index: usize| buses.pio_read(ports[index].0, 1) as u8;
+        send(2, b'c');
+        assert_eq!(high(), [true, false]);
+        send(0, b'a');
+        send(1, b'b');
+        assert_eq!((high(), [0, 1, 2, 3].map(interrupt)), ([true; 2], [4, 4, 4, 1]));
+        // The line falls when the last of its ports is served, in whatever order.
+        assert_eq!((receive(2), high()), (b'c', [true; 2]));
+        assert_eq!((receive(0), high()), (b'a', [false, true]));
+        send(3, b'd');
+        assert_eq!((receive(1), high(), interrupt(3)), (b'b', [false, true], 4));
+        assert_eq!((receive(3), high()), (b'd', [false; 2]));
+    }
+
+    #[test]
     fn a_full_far_end_holds_the_transmitter() {
         let bench = Bench::new();
         let (read, write) = std::io::pipe().unwrap();

@@ -10,9 +10,9 @@ use crate::watchdog::Watchdog;
 use hv::{Bus, CpuModel, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Vcpu, Vm};
 use kvm_bindings::{
     CpuId, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
-    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting,
-    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi, kvm_irqchip, kvm_msi,
-    kvm_pit_config, kvm_pit_state2,
+    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_FLAGS_HPET_LEGACY, KVM_PIT_SPEAKER_DUMMY,
+    KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_irqchip,
+    kvm_irq_routing_msi, kvm_irqchip, kvm_msi, kvm_pit_config, kvm_pit_state2,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::collections::BTreeMap;
@@ -216,6 +216,15 @@ impl Interrupts for KernelInterrupts {
         };
         // An address that names no local APIC is the guest's mistake; the message is lost, as on a PC.
         let _ = self.fd.signal_msi(message);
+    }
+
+    fn connect_pit(&self, connected: bool) {
+        // The kernel has made the timer and takes back what it gave: neither call fails. Counter 0 begins anew.
+        if let Ok(mut pit) = self.fd.get_pit2() {
+            pit.flags &= !KVM_PIT_FLAGS_HPET_LEGACY;
+            pit.flags |= if connected { 0 } else { KVM_PIT_FLAGS_HPET_LEGACY };
+            let _ = self.fd.set_pit2(&pit);
+        }
     }
 }
 

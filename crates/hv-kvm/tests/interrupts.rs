@@ -209,6 +209,37 @@ fn the_timer_chip_and_port_0x61_are_the_kernels() {
 }
 
 #[test]
+fn a_disconnected_timer_chip_is_silent() {
+    let Some(machine) = machine(1) else { return };
+    let setup = [
+        0xB0, 0x11, 0xE6, 0x20, // mov al, 0x11; out 0x20, al: ICW1
+        0xB0, 0x20, 0xE6, 0x21, // ICW2: vectors from 0x20
+        0xB0, 0x04, 0xE6, 0x21, // ICW3
+        0xB0, 0x01, 0xE6, 0x21, // ICW4
+        0xB0, 0xFE, 0xE6, 0x21, // all masked but 0
+        0xB0, 0x34, 0xE6, 0x43, // counter 0, mode 2
+        0xB0, 0xA9, 0xE6, 0x40, // 1193 ticks: 1 ms
+        0xB0, 0x04, 0xE6, 0x40,
+    ];
+    let mut vcpu = guest(&machine, &setup, &[0xB0, 0x20, 0xE6, 0x20]); // mov al, 0x20; out 0x20, al: EOI
+    let interrupts = machine.vm.interrupts().unwrap();
+    interrupts.connect_pit(false);
+    let mut before = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            machine.bus.wait_for(&READY);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            before = machine.bus.accesses();
+            interrupts.connect_pit(true);
+        });
+        run_to_end(&mut *vcpu);
+    });
+    let handled = Access::PioWrite(EXIT_PORT, 1, 0x20);
+    assert!(!before.contains(&handled));
+    assert!(machine.bus.accesses().contains(&handled));
+}
+
+#[test]
 fn a_start_up_ipi_starts_the_second_processor() {
     let Some(machine) = machine(2) else { return };
     let program = [

@@ -18,6 +18,10 @@ pub trait Interrupts: Send + Sync {
 
     /// Delivers a message-signalled interrupt.
     fn signal_msi(&self, msi: Msi);
+
+    /// Connects the interval timer (PIT) to ISA interrupt 0, as after power-on, or disconnects it: another timer has taken
+    /// its place. Nothing to do where there is no such timer.
+    fn connect_pit(&self, _connected: bool) {}
 }
 
 bitflags::bitflags! {

@@ -6,6 +6,7 @@ use crate::pci_devices;
 use crate::registers::{Changes, to_python};
 use crate::terminal::{Terminal, duplicate};
 use crate::waiting::{interruptible, timeout};
+use block::RawFile;
 use board::{Buses, Chipset, CmosConfig, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, PcTestdev, Uart};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use pyo3::exceptions::PyValueError;
@@ -33,6 +34,7 @@ impl Machine {
 #[pymethods]
 impl Machine {
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
     #[pyo3(signature = (memory, cpus, accelerator, cpu = "host", dump_block = None, perf_map = None, firmware = None))]
     fn new(
         py: Python<'_>,
@@ -113,8 +115,9 @@ impl Machine {
     }
 
     fn add_disk(&self, slot: u8, name: &str, fd: i32, readonly: bool, serial: String) -> PyResult<()> {
-        let options = BlkOptions { readonly, serial, queues: 1 };
-        let disk = Blk::new(name, File::from(duplicate(fd)?), options).map_err(core_error)?;
+        let disk = RawFile::new(File::from(duplicate(fd)?), readonly)
+            .map_err(|error| core_error(format!("the size of disk {name} cannot be found: {error}")))?;
+        let disk = Blk::new(name, Arc::new(disk), BlkOptions { serial, queues: 1 }).map_err(core_error)?;
         pci_devices::add(&self.machine, &*self.chipset()?, slot, Arc::new(disk)).map_err(core_error)
     }
 

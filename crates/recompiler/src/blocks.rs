@@ -345,10 +345,13 @@ fn ends_block(instruction: &Instruction, mode: Mode) -> bool {
         Popf | Popfd | Popfq | Hlt | Lmsw | Clts | Invlpg | Invpcid | Wrmsr | Xsetbv | Stac | Clac | Lss | Lgdt
         | Lidt | Lldt | Ltr | Wbinvd | Invd | Mwait | Rsm | Xrstor | Xrstor64 => true,
         // Only a base changes, which is not part of the mode.
-        Lds | Les | Lfs | Lgs => !mode.paragraphs(),
+        Lds => !mode.loads_base(Register::DS),
+        Les => !mode.loads_base(Register::ES),
+        Lfs => !mode.loads_base(Register::FS),
+        Lgs => !mode.loads_base(Register::GS),
         Mov | Pop => {
             let register = instruction.op0_register();
-            let segment = register.is_segment_register() && (!mode.paragraphs() || register == Register::SS);
+            let segment = register.is_segment_register() && (!mode.loads_base(register) || register == Register::SS);
             segment || register.is_cr() || register.is_dr()
         }
         Insb | Insd | Insw | Outsb | Outsd | Outsw | Out | In => true,

@@ -7,6 +7,7 @@ use crate::interp::integer::operand;
 use crate::state::{Bits, Core, cr0, cr4, flag};
 use crate::tlb::View;
 use hv::{Segment, SegmentRegister};
+use iced_x86::Register;
 use rustc_hash::FxHashMap;
 
 /// What a processor's state means for the code it is about to execute.
@@ -183,6 +184,12 @@ impl Mode {
         }
     }
 
+    /// Whether the load of a segment register changes its base and nothing that belongs to the mode: in real and
+    /// virtual-8086 mode, and not where real-mode code has a segment that is flat (4 GiB from 0) and would not be any more.
+    pub fn loads_base(self, register: Register) -> bool {
+        self.paragraphs() && self.reach(register.number()) != Reach::Flat
+    }
+
     /// An instruction pointer as the mode keeps it: 16-bit code wraps at 64 KiB.
     pub fn truncate(self, rip: u64) -> u64 {
         match self.bits() {
@@ -335,5 +342,42 @@ impl ModeNumbers {
     /// Forgets all numbers.
     pub fn clear(&mut self) {
         *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{self, NoKick};
+    use crate::vcpu::{RecompilerVcpu, Stop};
+    use hv::SegmentRegister;
+    use std::sync::Arc;
+
+    /// Where the program lies: behind what real-mode programs keep low.
+    const CODE: u64 = 0x1000;
+    /// The segment that is loaded.
+    const SEGMENT: u64 = 0x2000;
+
+    #[test]
+    fn a_flat_segment_of_real_mode_that_is_loaded_is_flat_no_more() {
+        let loads = [
+            &[0x8E, 0xDA][..],                           // mov ds, dx
+            &[0x52, 0x1F],                               // push dx; pop ds
+            &[0x67, 0xC5, 0x3D, 0x00, 0x30, 0x00, 0x00], // lds di, [0x3000]
+        ];
+        for load in loads {
+            let mut core = testing::real_mode();
+            core.segments[SegmentRegister::Ds as usize].limit = u32::MAX;
+            core.gpr[2] = SEGMENT;
+            core.gpr[4] = 0x8000;
+            let code = [load, &[0x67, 0x66, 0x8B, 0x03, 0xF4]].concat(); // mov eax, [ebx]; hlt
+            core.gpr[3] = 0x10;
+            core.memory.write(CODE, &code).expect("RAM");
+            core.memory.write(0x3000, &[0, 0, 0, 0x20]).expect("RAM");
+            core.memory.write((SEGMENT << 4) + 0x10, &0x1234_5678u32.to_le_bytes()).expect("RAM");
+            let mut vcpu = RecompilerVcpu::new(core, Arc::new(NoKick)).expect("a translator");
+            vcpu.translate_after(0);
+            assert!(matches!(vcpu.execute(), Stop::Poll));
+            assert_eq!(vcpu.core.gpr[0], 0x1234_5678, "{load:x?}");
+        }
     }
 }

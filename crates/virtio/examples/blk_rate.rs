@@ -7,6 +7,7 @@
 #[path = "../tests/driver/mod.rs"]
 mod driver;
 
+use block::RawFile;
 use driver::{DATA, Driver, READ, WRITE};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,8 +20,9 @@ fn main() {
     let depth: u16 = std::env::args().nth(1).map_or(64, |text| text.parse().expect("a number of requests"));
     let file = tempfile::tempfile().expect("a temporary file");
     std::io::copy(&mut std::io::Read::take(std::io::repeat(7), FILE_SIZE), &mut &file).expect("room for 64 MiB");
-    let disk = Blk::new("disk0", file, BlkOptions::default()).expect("a disk");
-    let mut driver = Driver::new(Arc::new(disk));
+    let disk = RawFile::new(file, false).expect("a file");
+    let device = Blk::new("disk0", Arc::new(disk), BlkOptions::default()).expect("a disk");
+    let mut driver = Driver::new(Arc::new(device));
     driver.start(feature::RING_EVENT_IDX);
     let depth = depth.clamp(1, driver.queues[0].size / 3);
     // Chain `n` has descriptors 3n.., its header, data and status at 8 KiB steps.

@@ -1,8 +1,7 @@
 use crate::{Chain, DeviceType, Queue, QueueError, VirtioDevice};
+use block::Disk;
 use board::{StateReader, StateWriter};
-use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Device features. virtio 1.2, section 5.2.3.
@@ -52,27 +51,23 @@ const SIZE_MAX: u32 = 1 << 20;
 const MAX_DATA: u64 = SIZE_MAX as u64 * QUEUE_SIZE as u64;
 /// Sectors of a range to discard or zero: 128 MiB, so that writing zeros by hand ends soon.
 const MAX_RANGE: u32 = 1 << 18;
-/// Buffers the kernel takes at once (IOV_MAX).
-const MAX_VECTORS: usize = 1024;
 const STATE_VERSION: u32 = 1;
 
 /// How a disk is shown to its guest.
 #[derive(Clone, Debug, Default)]
 pub struct BlkOptions {
-    /// The guest cannot write.
-    pub readonly: bool,
     /// The name GET_ID answers, at most 20 bytes of ASCII (`/dev/disk/by-id/virtio-…` in Linux).
     pub serial: String,
     /// Number of queues, 1..=16; 0 means 1. One thread serves them all.
     pub queues: u16,
 }
 
-/// virtio-blk on a raw file or block device. virtio 1.2, section 5.2.
+/// virtio-blk. virtio 1.2, section 5.2.
 ///
-/// Data moves by preadv and pwritev between the file and guest memory, without a copy of our own.
+/// Data moves between the disk and guest memory without a copy of our own.
 pub struct Blk {
     name: String,
-    file: File,
+    disk: Arc<dyn Disk>,
     options: BlkOptions,
     sectors: u64,
     /// The driver flushes when it wants durability; otherwise every write is made durable before it is completed.
@@ -81,14 +76,12 @@ pub struct Blk {
 }
 
 impl Blk {
-    /// A disk on `file`, which must be open for writing unless `options.readonly`.
+    /// Shows `disk` to a guest; one that is read-only as such.
     ///
     /// # Errors
-    /// One sentence when the file is empty, not of whole sectors or not seekable, or an option is out of range.
-    pub fn new(name: &str, file: File, options: BlkOptions) -> Result<Self, String> {
-        // Seeking tells the size of block devices as well, which the file's metadata does not.
-        let size = io::Seek::seek(&mut &file, io::SeekFrom::End(0))
-            .map_err(|error| format!("the size of disk {name} cannot be found: {error}"))?;
+    /// One sentence when the disk is empty or not of whole sectors, or an option is out of range.
+    pub fn new(name: &str, disk: Arc<dyn Disk>, options: BlkOptions) -> Result<Self, String> {
+        let size = disk.size();
         if size == 0 || size % SECTOR != 0 {
             return Err(format!(
                 "disk {name} has {size} bytes, not a positive multiple of {SECTOR}: make it larger with \
@@ -103,7 +96,7 @@ impl Blk {
             return Err(format!("disk {name} cannot have {} queues: use 1 to 16", options.queues));
         }
         let (writeback, features) = (AtomicBool::new(true), AtomicU64::new(0));
-        Ok(Blk { name: name.to_owned(), file, options, sectors: size / SECTOR, writeback, features })
+        Ok(Blk { name: name.to_owned(), disk, options, sectors: size / SECTOR, writeback, features })
     }
 
     /// Serves one request and writes its status; returns the bytes written.
@@ -120,15 +113,17 @@ impl Blk {
             IN => match self.span(sector, room) {
                 Some(start) => {
                     chain.writable_vectors(0, room, vectors);
-                    let done = self.transfer(vectors, start, libc::preadv);
+                    // SAFETY: the vectors are of guest memory, which the queue they came from keeps mapped; it is no
+                    // Rust object that the kernel could disturb.
+                    let done = unsafe { self.disk.read_vectored(start, vectors) }.is_ok();
                     chain.written(0, room);
                     (if done { OK } else { IOERR }, if done { room } else { 0 })
                 }
                 None => (IOERR, 0),
             },
-            OUT if self.options.readonly => (IOERR, 0),
+            OUT if self.disk.readonly() => (IOERR, 0),
             OUT => (self.write(chain, sector, vectors), 0),
-            FLUSH => (if self.file.sync_data().is_ok() { OK } else { IOERR }, 0),
+            FLUSH => (if self.disk.flush().is_ok() { OK } else { IOERR }, 0),
             GET_ID => {
                 let mut id = [0; ID_SIZE];
                 id[..self.options.serial.len()].copy_from_slice(self.options.serial.as_bytes());
@@ -146,14 +141,15 @@ impl Blk {
         let length = chain.readable() - HEADER_SIZE;
         let Some(start) = self.span(sector, length) else { return IOERR };
         chain.readable_vectors(HEADER_SIZE, length, vectors);
-        let done = self.transfer(vectors, start, libc::pwritev) && self.settle();
+        // SAFETY: as for a read.
+        let done = unsafe { self.disk.write_vectored(start, vectors) }.is_ok() && self.settle();
         if done { OK } else { IOERR }
     }
 
     /// Makes what was written durable when the driver counts on that without asking. virtio 1.2, section 5.2.6.2.
     fn settle(&self) -> bool {
         let flushes = self.features.load(Ordering::Acquire) & FEATURE_FLUSH != 0;
-        flushes && self.writeback.load(Ordering::Acquire) || self.file.sync_data().is_ok()
+        flushes && self.writeback.load(Ordering::Acquire) || self.disk.flush().is_ok()
     }
 
     /// The file offset of `length` bytes from `sector` on, when they are whole sectors, on the disk and not too many.
@@ -163,47 +159,9 @@ impl Blk {
         (fits && length % SECTOR == 0 && length <= MAX_DATA).then(|| sector * SECTOR)
     }
 
-    /// Moves all of `vectors`, in or out, at `offset` of the file. False when not all of it could be.
-    fn transfer(
-        &self,
-        vectors: &mut [libc::iovec],
-        offset: u64,
-        call: unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t,
-    ) -> bool {
-        let mut rest = vectors;
-        let mut at = offset;
-        while !rest.is_empty() {
-            let count = rest.len().min(MAX_VECTORS);
-            // SAFETY: the vectors are of guest memory, which the queue they came from keeps mapped; it is no Rust
-            // object that the kernel could disturb.
-            let moved = unsafe { call(self.file.as_raw_fd(), rest.as_ptr(), count as libc::c_int, at as libc::off_t) };
-            let Ok(mut moved) = usize::try_from(moved) else {
-                if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {
-                    continue;
-                }
-                return false;
-            };
-            if moved == 0 {
-                // The file is shorter than it was.
-                return false;
-            }
-            at += moved as u64;
-            while let Some(first) = rest.first_mut().filter(|_| moved > 0) {
-                let part = moved.min(first.iov_len);
-                first.iov_base = first.iov_base.wrapping_byte_add(part);
-                first.iov_len -= part;
-                moved -= part;
-                if first.iov_len == 0 {
-                    rest = &mut rest[1..];
-                }
-            }
-        }
-        true
-    }
-
     /// Discards or zeroes one range. virtio 1.2, section 5.2.6.2.
     fn range(&self, chain: &Chain, kind: u32) -> u8 {
-        if self.options.readonly {
+        if self.disk.readonly() {
             return IOERR;
         }
         let mut range = [0; RANGE_SIZE as usize];
@@ -223,29 +181,11 @@ impl Blk {
         if count == 0 {
             return OK;
         }
-        let punched = (kind == DISCARD || flags & RANGE_UNMAP != 0)
-            && self.allocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, start, length);
-        // Where nothing can be given back, a discard has nothing to do.
-        let done = punched
-            || kind == DISCARD
-            || self.allocate(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE, start, length)
-            || self.write_zeros(start, length);
-        if done && self.settle() { OK } else { IOERR }
-    }
-
-    fn allocate(&self, mode: libc::c_int, start: u64, length: u64) -> bool {
-        // SAFETY: the call takes no pointers.
-        unsafe { libc::fallocate(self.file.as_raw_fd(), mode, start as libc::off_t, length as libc::off_t) == 0 }
-    }
-
-    fn write_zeros(&self, start: u64, length: u64) -> bool {
-        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-        let end = start + length;
-        let pieces = (start..end).step_by(ZEROS.len());
-        pieces.into_iter().all(|at| {
-            let size = (end - at).min(ZEROS.len() as u64) as usize;
-            std::os::unix::fs::FileExt::write_all_at(&self.file, &ZEROS[..size], at).is_ok()
-        })
+        let done = match kind {
+            DISCARD => self.disk.discard(start, length),
+            _ => self.disk.write_zeroes(start, length, flags & RANGE_UNMAP != 0),
+        };
+        if done.is_ok() && self.settle() { OK } else { IOERR }
     }
 }
 
@@ -262,7 +202,7 @@ impl VirtioDevice for Blk {
         let always = FEATURE_SIZE_MAX | FEATURE_SEG_MAX | FEATURE_BLK_SIZE | FEATURE_TOPOLOGY | FEATURE_FLUSH;
         let queues = if self.options.queues > 1 { FEATURE_MQ } else { 0 };
         let writing = FEATURE_CONFIG_WCE | FEATURE_DISCARD | FEATURE_WRITE_ZEROES;
-        always | queues | if self.options.readonly { FEATURE_RO } else { writing }
+        always | queues | if self.disk.readonly() { FEATURE_RO } else { writing }
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -291,7 +231,7 @@ impl VirtioDevice for Blk {
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) {
-        if let (CONFIG_WRITEBACK, &[value], false) = (offset, data, self.options.readonly) {
+        if let (CONFIG_WRITEBACK, &[value], false) = (offset, data, self.disk.readonly()) {
             self.writeback.store(value != 0, Ordering::Release);
         }
     }

@@ -2,6 +2,7 @@
 
 mod driver;
 
+use block::RawFile;
 use driver::{DATA, Driver, INDIRECT, READ, WRITE, eventually};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -20,8 +21,12 @@ fn file() -> File {
     file
 }
 
+fn raw(file: &File, readonly: bool) -> Arc<RawFile> {
+    Arc::new(RawFile::new(file.try_clone().unwrap(), readonly).unwrap())
+}
+
 fn disk(file: &File, options: BlkOptions) -> Arc<Blk> {
-    Arc::new(Blk::new("disk0", file.try_clone().unwrap(), options).unwrap())
+    Arc::new(Blk::new("disk0", raw(file, false), options).unwrap())
 }
 
 fn started(file: &File, options: BlkOptions) -> Driver {
@@ -135,7 +140,8 @@ fn a_file_that_has_shrunk_is_an_error_for_the_guest_alone() {
 #[test]
 fn a_read_only_disk_refuses_writes_and_says_so() {
     let file = file();
-    let mut driver = Driver::new(disk(&file, BlkOptions { readonly: true, ..BlkOptions::default() }));
+    let disk = Blk::new("disk0", raw(&file, true), BlkOptions::default()).unwrap();
+    let mut driver = Driver::new(Arc::new(disk));
     assert_eq!(driver.read(0x04, 4) & (1 << 5), 1 << 5);
     driver.start(FLUSH_FEATURE | 1 << 5);
     for kind in [1, 11, 13] {
@@ -190,7 +196,7 @@ fn the_write_back_switch_is_a_register() {
 #[test]
 fn unusable_files_and_options_are_refused_in_a_sentence() {
     let file = tempfile::tempfile().unwrap();
-    let new = |options| Blk::new("disk7", file.try_clone().unwrap(), options).err().unwrap();
+    let new = |options| Blk::new("disk7", raw(&file, false), options).err().unwrap();
     assert!(new(BlkOptions::default()).contains("disk7 has 0 bytes"));
     file.set_len(1000).unwrap();
     assert!(new(BlkOptions::default()).contains("truncate"));

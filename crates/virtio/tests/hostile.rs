@@ -2,6 +2,7 @@
 
 mod driver;
 
+use block::RawFile;
 use driver::{DATA, DEVICE_WRITES, Driver, INDIRECT, NEXT, RAM, READ, ROM, WRITE, eventually};
 use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
@@ -16,10 +17,11 @@ fn started(features: u64) -> Driver {
 fn all_kinds() -> Vec<Arc<dyn VirtioDevice>> {
     let file = tempfile::tempfile().unwrap();
     file.set_len(1 << 20).unwrap();
+    let disk = Arc::new(RawFile::new(file, false).unwrap());
     let console = Console::new("console0", Box::new(|_| {}));
     console.input(&[0x55; 1000]);
     vec![
-        Arc::new(Blk::new("disk0", file, BlkOptions::default()).unwrap()),
+        Arc::new(Blk::new("disk0", disk, BlkOptions::default()).unwrap()),
         Arc::new(Net::new("net0", NetOptions { mac: [2, 0, 0, 0, 0, 1], mtu: None }, Arc::new(NullBackend))),
         Arc::new(Rng::new("rng0")),
         Arc::new(console),

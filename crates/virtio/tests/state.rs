@@ -1,6 +1,7 @@
 //! A whole machine's devices, saved and loaded into a machine made anew.
 #![allow(missing_docs)]
 
+use block::RawFile;
 use board::{Buses, Chipset, CmosConfig, Machine, Terminal, Uart};
 use hv::{Bus, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Region, Vcpu, Vm};
 use proptest::prelude::*;
@@ -48,17 +49,18 @@ impl Board {
         let machine = Machine::new(memory.clone(), Arc::new(Buses::new()), vm.clone());
         let buses = machine.buses().clone();
         let cmos = CmosConfig { memory_below_4g: RAM, memory_above_4g: 0, cpus: 2 };
-        let chipset = Chipset::new(&vm, &buses, &cmos).unwrap();
+        let chipset = Chipset::new(&vm, memory, &buses, &cmos, None).unwrap();
         let uart = Uart::new("COM1", chipset.lines().line(4).unwrap(), Terminal::new(4096));
         buses.insert_port(COM1..=COM1 + 7, uart).unwrap();
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
+        let disk = Arc::new(RawFile::new(file, false).unwrap());
         let options = NetOptions { mac: [2, 0, 0, 0, 0, 1], mtu: None };
         let devices: [Arc<dyn VirtioDevice>; 4] = [
             Arc::new(Rng::new("rng0")),
             Arc::new(Console::new("console0", Box::new(|_| ()))),
             Arc::new(Net::new("net0", options, Arc::new(NullBackend))),
-            Arc::new(Blk::new("disk0", file, BlkOptions::default()).unwrap()),
+            Arc::new(Blk::new("disk0", disk, BlkOptions::default()).unwrap()),
         ];
         for (slot, device) in (2..).zip(devices) {
             let function = VirtioPci::new(device, memory.clone(), None).unwrap();

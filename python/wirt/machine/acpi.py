@@ -43,6 +43,7 @@ SLEEP_TYPE_S5: Final = 0
 RESET_PORT: Final = 0xCF9
 RESET_VALUE: Final = 0x06
 CMOS_CENTURY: Final = 0x32
+PVPANIC_PORT: Final = 0x505
 
 PIRQ_LINKS: Final = ("LNKA", "LNKB", "LNKC", "LNKD")
 PIRQ_ROUTE_CONTROL: Final = 0x60
@@ -70,6 +71,9 @@ class AcpiConfig(NamedTuple):
     """16550s at the usual places, 0 to 4."""
     vga: bool = False
     hpet: bool = False
+    parallel_ports: int = 0
+    """Parallel ports at the usual places, 0 to 2."""
+    pvpanic: bool = False
 
 
 class Pointer(NamedTuple):
@@ -184,6 +188,10 @@ def build(config: AcpiConfig) -> AcpiTables:
         raise ValueError("ACPI needs at least one vCPU, and each with an APIC id of its own.")
     if not 0 <= config.serial_ports <= len(_SERIAL_PORTS):
         raise ValueError(f"A PC has at most {len(_SERIAL_PORTS)} serial ports, not {config.serial_ports}.")
+    if not 0 <= config.parallel_ports <= len(_PARALLEL_PORTS):
+        raise ValueError(
+            f"A PC has at most {len(_PARALLEL_PORTS)} parallel ports, not {config.parallel_ports}."
+        )
     builder = _Builder()
     facs = builder.append("FACS", _facs(), align=64)
     dsdt = builder.table("DSDT", 2, _dsdt(config))
@@ -294,6 +302,8 @@ def _hpet() -> bytes:
 
 _SERIAL_PORTS: Final = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 """Base port and IRQ of COM1 to COM4."""
+_PARALLEL_PORTS: Final = ((0x378, 7), (0x278, 5))
+"""Base port and IRQ of LPT1 and LPT2."""
 
 
 def _dsdt(config: AcpiConfig) -> bytes:
@@ -353,6 +363,12 @@ def _isa_bridge(config: AcpiConfig) -> bytes:
         devices.append(
             _isa_device(f"COM{i + 1}", "PNP0501", aml.io_ports(port, 8, 8), aml.irq(number), uid=i + 1)
         )
+    for i, (port, number) in enumerate(_PARALLEL_PORTS[: config.parallel_ports]):
+        devices.append(
+            _isa_device(f"LPT{i + 1}", "PNP0400", aml.io_ports(port, 8, 8), aml.irq(number), uid=i + 1)
+        )
+    if config.pvpanic:
+        devices.append(_pvpanic())
     if config.hpet:
         devices.append(_isa_device("HPET", "PNP0103", aml.memory32_fixed(HPET_BASE, 0x400, writable=False)))
     return aml.device(
@@ -364,14 +380,31 @@ def _isa_bridge(config: AcpiConfig) -> bytes:
     )
 
 
-def _isa_device(name: str, hid: str, *resources: bytes, uid: int = 0) -> bytes:
-    """`hid` is a PNP ID of 7 characters or an ACPI ID of 8. Section 6.1.5."""
+def _pvpanic() -> bytes:
+    """The port of panics and the methods RDPT and WRPT over it. QEMU's docs/specs/pvpanic.rst."""
+    register = aml.name_string("PEPT")
+    return _isa_device(
+        "PEVT",
+        "QEMU0001",
+        aml.io_ports(PVPANIC_PORT, 1),
+        terms=(
+            aml.operation_region("PEOR", aml.SYSTEM_IO, PVPANIC_PORT, 1),
+            aml.field("PEOR", aml.BYTE_ACCESS, aml.PRESERVE, ("PEPT", 8)),
+            aml.method("RDPT", 0, aml.return_(register)),
+            aml.method("WRPT", 1, aml.store(aml.ARG0, register)),
+        ),
+    )
+
+
+def _isa_device(name: str, hid: str, *resources: bytes, uid: int = 0, terms: tuple[bytes, ...] = ()) -> bytes:
+    """`hid` is a PNP ID of 7 characters or an ACPI ID of 8. Section 6.1.5. `terms` follow the usual ones."""
     return aml.device(
         name,
         aml.name("_HID", aml.eisa_id(hid) if len(hid) == 7 else aml.string(hid)),
         aml.name("_UID", aml.integer(uid)),
         aml.name("_STA", aml.integer(0x0F)),
         aml.name("_CRS", aml.resource_template(*resources)),
+        *terms,
     )
 
 

@@ -13,7 +13,13 @@ from wirt.machine.memory_map import GIB, memory_map
 
 SMALL = AcpiConfig(apic_ids=(0, 1))
 LARGE = AcpiConfig(
-    apic_ids=tuple(range(300)), pci64=memory_map(6 * GIB).pci64, serial_ports=4, vga=True, hpet=True
+    apic_ids=tuple(range(300)),
+    pci64=memory_map(6 * GIB).pci64,
+    serial_ports=4,
+    vga=True,
+    hpet=True,
+    parallel_ports=2,
+    pvpanic=True,
 )
 
 
@@ -130,6 +136,7 @@ def test_apic_ids_beyond_254_are_x2apic_entries() -> None:
         (AcpiConfig(apic_ids=()), "at least one vCPU"),
         (AcpiConfig(apic_ids=(0, 0)), "APIC id of its own"),
         (AcpiConfig(apic_ids=(0,), serial_ports=5), "at most 4 serial ports"),
+        (AcpiConfig(apic_ids=(0,), parallel_ports=3), "at most 2 parallel ports"),
     ],
 )
 def test_impossible_configurations_are_refused(config: AcpiConfig, message: str) -> None:
@@ -177,6 +184,19 @@ def test_dsdt_names_fw_cfg_and_its_ports() -> None:
     device = dsdt[dsdt.index(b"FWCF") :][:64]
     assert b"_HID\x0dQEMU0002\0" in device
     assert bytes.fromhex("4701 1005 1005 01 0c 7900") in device
+
+
+def test_dsdt_names_panic_and_parallel_ports_where_there_are_some() -> None:
+    dsdt = Placed(build(LARGE)).all()["DSDT"]
+    panic = dsdt[dsdt.index(b"PEVT") :][:128]
+    assert b"_HID\x0dQEMU0001\0" in panic
+    assert bytes.fromhex("4701 0505 0505 01 01 7900") in panic
+    assert bytes.fromhex("5b80 50454f52 01 0b0505 01") in panic, "the operation region is the port"
+    parallel = dsdt[dsdt.index(b"LPT2") :][:64]
+    assert bytes.fromhex("4701 7802 7802 08 08 222000 7900") in parallel
+    small = Placed(build(SMALL)).all()["DSDT"]
+    assert b"PEVT" not in small
+    assert b"LPT1" not in small
 
 
 def test_dsdt_routes_slots_by_the_piix_swizzle(iasl: str, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{HostBridge, IrqLines, IsaBridge, PowerManagement};
-use hv::{Bus, Msi};
+use hv::{Bus, GuestMemory, Msi, Region};
 use proptest::prelude::*;
 
 #[derive(Default)]
@@ -11,6 +11,12 @@ impl Interrupts for Lines {
         self.0.lock().push((gsi, high));
     }
     fn signal_msi(&self, _: Msi) {}
+}
+
+/// The host bridge of a machine without firmware.
+fn host_bridge() -> Arc<HostBridge> {
+    let region = Region { address: 0, size: 0x10_0000, offset: 0, readonly: false };
+    HostBridge::new(Arc::new(GuestMemory::new(&[region]).unwrap()), None)
 }
 
 /// Answers in its ranges with its own byte.
@@ -98,7 +104,7 @@ impl Board {
 #[test]
 fn only_a_doubleword_sets_the_address() {
     let board = Board::new();
-    board.pci.add(0, 0, Arc::new(HostBridge)).unwrap();
+    board.pci.add(0, 0, host_bridge()).unwrap();
     board.select(0, 0);
     for (port, size) in [(0xCF8, 1), (0xCF8, 2), (0xCFA, 2), (0xCFB, 1)] {
         board.buses.pio_write(port, size, 0xFFFF_FFFF);
@@ -113,7 +119,7 @@ fn only_a_doubleword_sets_the_address() {
 #[test]
 fn nobody_answers_at_absent_functions_other_buses_or_while_disabled() {
     let board = Board::new();
-    board.pci.add(0, 0, Arc::new(HostBridge)).unwrap();
+    board.pci.add(0, 0, host_bridge()).unwrap();
     assert_eq!(board.config(1, 0, 4), u32::MAX);
     for address in [0, 0x8001_0000, 0x8000_0100] {
         board.buses.pio_write(0xCF8, 4, address);
@@ -125,7 +131,7 @@ fn nobody_answers_at_absent_functions_other_buses_or_while_disabled() {
 #[test]
 fn the_board_has_the_chipset_that_firmware_looks_for() {
     let board = Board::new();
-    board.pci.add(0, 0, Arc::new(HostBridge)).unwrap();
+    board.pci.add(0, 0, host_bridge()).unwrap();
     board.pci.add(1, 0, IsaBridge::new(board.pci.pirqs().clone())).unwrap();
     board.pci.add(1, 3, Arc::new(PowerManagement)).unwrap();
     assert_eq!(board.config(0, 0x2C, 4), 0x1100_1AF4);
@@ -317,7 +323,7 @@ proptest! {
         accesses in prop::collection::vec((0u16..8, any::<u32>(), 0usize..3, any::<bool>()), 0..200)
     ) {
         let board = Board::new();
-        board.pci.add(0, 0, Arc::new(HostBridge)).unwrap();
+        board.pci.add(0, 0, host_bridge()).unwrap();
         board.pci.add(1, 0, IsaBridge::new(board.pci.pirqs().clone())).unwrap();
         board.pci.add(2, 0, Probe::new(2, &[Bar::Memory32(0x1000), Bar::Io(16)])).unwrap();
         board.pci.add(3, 0, Probe::new(3, &[Bar::Memory64(0x1000), Bar::Io(64), Bar::Rom(0x800)])).unwrap();

@@ -205,7 +205,7 @@ mod tests {
         core.memory.write(CODE, &code).expect("RAM");
         core.gpr[3] = at;
         // As groups they are interpreted until that is learnt.
-        [0, 3, 6].map(|place| core.roaming.insert(CODE + place, Roams::Alone));
+        core.roaming.extend([0, 3, 6].map(|place| (CODE + place, Roams::Alone)));
         core.write_view(View::User, at, VALUE).expect("RAM");
         let mut vcpu = RecompilerVcpu::new(core, Arc::new(NoKick)).expect("a translator");
         vcpu.translate_after(0);

@@ -284,7 +284,10 @@ fn class(instruction: &Instruction, mode: Mode) -> Class {
         Serialize => Class::Nothing,
         Pushfq => Class::Rule,
         Pushf | Pushfd if !mode.long() && !mode.vm86() => Class::Rule,
-        Lds | Les | Lfs | Lgs if mode.paragraphs() => Class::Rule,
+        Lds if mode.loads_base(Register::DS) => Class::Rule,
+        Les if mode.loads_base(Register::ES) => Class::Rule,
+        Lfs if mode.loads_base(Register::FS) => Class::Rule,
+        Lgs if mode.loads_base(Register::GS) => Class::Rule,
         Lahf | Sahf | Cmpxchg8b => Class::Rule,
         Loop | Jcxz | Jecxz | Jrcxz if !mode.long() || instruction.op0_kind() == OpKind::NearBranch64 => Class::Rule,
         Nop | Endbr64 | Endbr32 | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw => Class::Nothing,
@@ -298,7 +301,7 @@ fn class(instruction: &Instruction, mode: Mode) -> Class {
 
 /// Whether a segment register can be loaded without looking at a descriptor. SS holds interrupts off as well.
 fn plain_segment(register: Register, mode: Mode) -> bool {
-    mode.paragraphs() && matches!(register, Register::DS | Register::ES | Register::FS | Register::GS)
+    matches!(register, Register::DS | Register::ES | Register::FS | Register::GS) && mode.loads_base(register)
 }
 
 /// Where in the core a control register is that is read as it is.
