@@ -68,9 +68,8 @@ const GRAPHICS: [Graphics; 6] = [
 fn graphics_modes() {
     // In each mode eight dots in the first line, and a block below.
     let program = GRAPHICS.into_iter().fold(Program::default(), |program, (mode, colour, ..)| {
-        let dots = (0..8).fold(program.int10(mode, 0, 0, 0), |program, x| {
-            program.int10(0x0C00 | u16::from(colour), 0, x, 0)
-        });
+        let dots =
+            (0..8).fold(program.int10(mode, 0, 0, 0), |program, x| program.int10(0x0C00 | u16::from(colour), 0, x, 0));
         dots.int10(0x0200, 0, 0, 0x0101).int10(0x09DB, colour.into(), 1, 0).picture()
     });
     let Some(pictures) = pictures(program) else { return };

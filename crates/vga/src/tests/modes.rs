@@ -207,7 +207,10 @@ fn mode_13_shows_bytes_twice_as_wide_and_high() {
     for y in [0, 1] {
         assert_eq!(frame.row(y, 0..5), [200, 200, 100, 100, 0].map(colour));
     }
-    assert_eq!([(638, 398), (639, 399), (637, 399), (639, 397)].map(|(x, y)| frame.at(x, y)), [77, 77, 0, 0].map(colour));
+    assert_eq!(
+        [(638, 398), (639, 399), (637, 399), (639, 397)].map(|(x, y)| frame.at(x, y)),
+        [77, 77, 0, 0].map(colour)
+    );
     rig.poke(0xA_0000 + 320 * 100 + 10, &[1, 2]);
     rig.poke(0xA_0000 + 320 * 150 + 310, &[3]);
     let changes = rig.update(&mut frame);

@@ -58,8 +58,7 @@ pub fn run(program: &[u8]) -> Option<Vec<Picture>> {
     let memory = Arc::new(GuestMemory::with_size(&regions, RAM + VRAM).unwrap());
     let buses = Arc::new(Buses::new());
     let model = CpuModel::from_name("host").unwrap();
-    let vm: Arc<dyn Vm> =
-        RecompilerVm::new(memory.clone(), buses.clone(), 1, model, Instruments::default()).unwrap();
+    let vm: Arc<dyn Vm> = RecompilerVm::new(memory.clone(), buses.clone(), 1, model, Instruments::default()).unwrap();
     let cmos = CmosConfig { memory_below_4g: RAM, memory_above_4g: 0, cpus: 1 };
     let chipset = Chipset::new(&vm, &memory, &buses, &cmos, None).unwrap();
     let card = Vga::new(memory.clone(), RAM, VRAM, bios.clone()).unwrap();
@@ -74,13 +73,8 @@ pub fn run(program: &[u8]) -> Option<Vec<Picture>> {
     (0..256u64).for_each(|vector| memory.write(4 * vector, &IRET.to_le_bytes()).unwrap());
     memory.write(u64::from(BIOS_SEGMENT) << 4, &bios).unwrap();
     // mov ax, slot; call far BIOS:3; jmp far 0:PROGRAM
-    let start = [
-        &[0xB8, SLOT << 3, 0, 0x9A, 3, 0][..],
-        &BIOS_SEGMENT.to_le_bytes(),
-        &[0xEA],
-        &PROGRAM.to_le_bytes(),
-        &[0, 0],
-    ];
+    let start =
+        [&[0xB8, SLOT << 3, 0, 0x9A, 3, 0][..], &BIOS_SEGMENT.to_le_bytes(), &[0xEA], &PROGRAM.to_le_bytes(), &[0, 0]];
     memory.write(START, &start.concat()).unwrap();
     memory.write(PROGRAM.into(), program).unwrap();
 
