@@ -3,11 +3,11 @@
 mod configuration;
 mod pirqs;
 
+use configuration::BARS;
 pub use configuration::{
     Bar, BarRange, COMMAND_INTX_DISABLE, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, CONFIGURATION_SIZE, Configuration,
     Identity, ROM_BAR, STATUS_INTERRUPT, register,
 };
-use configuration::BARS;
 pub use pirqs::{Intx, Pirqs};
 
 use crate::{AccessSizes, Action, BusError, Buses, Device, IrqLines, StateReader, StateWriter};

@@ -86,7 +86,7 @@ impl Vram {
     }
 
     fn wrapped(&self, address: u32) -> u64 {
-        u64::from(address) * 4 & u64::from(self.size - 1)
+        (u64::from(address) * 4) & u64::from(self.size - 1)
     }
 
     /// How many of `wanted` bytes from `at` on there are.

@@ -32,7 +32,7 @@ enum Place {
 
 /// All bits of the planes whose bit is set in `planes`, of which there are four.
 fn expand(planes: u8) -> u32 {
-    (0..4).map(|plane| u32::from(planes >> plane & 1) * 0xFF << (8 * plane)).sum()
+    (0..4).map(|plane| (u32::from(planes >> plane & 1) * 0xFF) << (8 * plane)).sum()
 }
 
 impl State {
