@@ -149,8 +149,8 @@ fn below_the_line_compare_memory_begins_again() {
     let rig = text();
     rig.poke(0xB_8000, b"A\x07");
     rig.poke(0xB_8000 + 160 * 10, b"B\x02");
-    rig.indexed(0x3D4, 0x0C, (80 * 10 >> 8) as u8);
-    rig.indexed(0x3D4, 0x0D, (80 * 10 & 0xFF) as u8);
+    rig.indexed(0x3D4, 0x0C, ((80 * 10) >> 8) as u8);
+    rig.indexed(0x3D4, 0x0D, ((80 * 10) & 0xFF) as u8);
     // Line 200 is the first of the lower screen.
     rig.indexed(0x3D4, 0x18, 199);
     rig.indexed(0x3D4, 0x07, 0x0F);
