@@ -3,9 +3,10 @@
 mod configuration;
 mod pirqs;
 
+use configuration::BARS;
 pub use configuration::{
     Bar, BarRange, COMMAND_INTX_DISABLE, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, CONFIGURATION_SIZE, Configuration,
-    Identity, STATUS_INTERRUPT, register,
+    Identity, ROM_BAR, STATUS_INTERRUPT, register,
 };
 pub use pirqs::{Intx, Pirqs};
 
@@ -73,7 +74,7 @@ pub trait PciFunction: Send + Sync {
     /// Does what firmware would do with the function's own registers ([`PciBus::assign_resources`]).
     fn assign(&self, _configuration: &mut Configuration) {}
 
-    /// Base address register `bar` answers there from now on, or (`None`) nowhere.
+    /// Base address register `bar` ([`ROM_BAR`] for the expansion ROM) answers there from now on, or (`None`) nowhere.
     fn bar_moved(&self, _bar: usize, _range: Option<&BarRange>) {}
 
     /// Puts the function into its state after a machine reset.
@@ -202,7 +203,7 @@ impl PciBus {
         let pin = configuration.u8(register::INTERRUPT_PIN);
         let intx = (1..=4).contains(&pin).then(|| self.pirqs.add_pin(slot, pin));
         device.connect(self.interrupts.clone(), intx.clone());
-        let windows = (0..6)
+        let windows = (0..BARS)
             .filter(|bar| configuration.bar(*bar).is_some())
             .map(|bar| Window { bar, device: Arc::new(BarDevice { bar, function: device.clone() }), mapped: None })
             .collect();
@@ -222,7 +223,7 @@ impl PciBus {
 
     /// Does what firmware would: gives every base address register a place in [`MEMORY_WINDOW`] or [`IO_WINDOW`],
     /// routes interrupts to [`PIRQ_GSIS`] (by the bridge's [`PciFunction::assign`]), notes them in the interrupt line
-    /// registers and enables decoding. For a machine without firmware, after every reset.
+    /// registers and enables decoding. Expansion ROMs get no place. For a machine without firmware, after every reset.
     ///
     /// # Errors
     /// [`PciError::Room`] when the windows are too small.
@@ -230,7 +231,8 @@ impl PciBus {
         let mut state = self.lock();
         let mut wanted: Vec<(u64, u8, usize)> = Vec::new();
         for (devfn, slot) in &state.functions {
-            wanted.extend(slot.windows.iter().map(|window| (slot.size(window.bar), *devfn, window.bar)));
+            let windows = slot.windows.iter().filter(|window| window.bar != ROM_BAR);
+            wanted.extend(windows.map(|window| (slot.size(window.bar), *devfn, window.bar)));
         }
         // The largest first: everything is then aligned to its size without gaps.
         wanted.sort_by_key(|(size, devfn, bar)| (std::cmp::Reverse(*size), *devfn, *bar));

@@ -13,6 +13,8 @@ pub mod register {
     pub const HEADER_TYPE: u8 = 0x0E;
     /// The first of six base address registers of 4 bytes.
     pub const BAR0: u8 = 0x10;
+    /// Expansion ROM base address, 4 bytes; bit 0 enables decoding.
+    pub const ROM: u8 = 0x30;
     /// Offset of the first capability.
     pub const CAPABILITIES: u8 = 0x34;
     /// The interrupt line as firmware noted it.
@@ -20,6 +22,14 @@ pub mod register {
     /// The INTx pin: 0 none, 1 INTA# … 4 INTD#.
     pub const INTERRUPT_PIN: u8 = 0x3D;
 }
+
+/// Base address registers of a function; the expansion ROM's counts as the last.
+pub(super) const BARS: usize = 7;
+/// Number of the expansion ROM base address register, wherever a base address register is named by number.
+pub const ROM_BAR: usize = 6;
+
+/// Expansion ROM base address register: the ROM answers.
+const ROM_ENABLE: u32 = 1 << 0;
 
 /// Command register: the function answers I/O accesses.
 pub const COMMAND_IO: u16 = 1 << 0;
@@ -61,8 +71,12 @@ pub enum Bar {
     Io(u16),
     /// Memory below 4 GiB, at least 16 bytes.
     Memory32(u32),
+    /// As `Memory32`, and prefetchable: reads change nothing and bytes may be merged.
+    Prefetchable32(u32),
     /// Memory anywhere, at least 16 bytes; takes this register and the next.
     Memory64(u64),
+    /// The expansion ROM, 2 KiB to 16 MiB below 4 GiB; register [`ROM_BAR`] alone.
+    Rom(u32),
 }
 
 impl Bar {
@@ -70,7 +84,7 @@ impl Bar {
     pub fn size(&self) -> u64 {
         match *self {
             Bar::Io(size) => u64::from(size),
-            Bar::Memory32(size) => u64::from(size),
+            Bar::Memory32(size) | Bar::Prefetchable32(size) | Bar::Rom(size) => u64::from(size),
             Bar::Memory64(size) => size,
         }
     }
@@ -90,7 +104,7 @@ pub enum BarRange {
 pub struct Configuration {
     bytes: [u8; CONFIGURATION_SIZE],
     writable: [u8; CONFIGURATION_SIZE],
-    bars: [Option<Bar>; 6],
+    bars: [Option<Bar>; BARS],
     last_capability: Option<u8>,
     next_capability: usize,
 }
@@ -101,7 +115,7 @@ impl Configuration {
         let mut configuration = Configuration {
             bytes: [0; CONFIGURATION_SIZE],
             writable: [0; CONFIGURATION_SIZE],
-            bars: [None; 6],
+            bars: [None; BARS],
             last_capability: None,
             next_capability: 0x40,
         };
@@ -123,7 +137,7 @@ impl Configuration {
         self.set(register::INTERRUPT_PIN, &[pin]);
     }
 
-    /// Declares base address register `index`, 0..=5.
+    /// Declares base address register `index`, 0..=5, or [`ROM_BAR`].
     ///
     /// # Panics
     /// When the index or size is not one that a register can have, or the register is taken.
@@ -132,15 +146,19 @@ impl Configuration {
         let (flags, smallest, largest) = match bar {
             Bar::Io(_) => (1, 4, 256),
             Bar::Memory32(_) => (0, 16, 1 << 31),
+            Bar::Prefetchable32(_) => (8, 16, 1 << 31),
             Bar::Memory64(_) => (4, 16, 1 << 40),
+            Bar::Rom(_) => (0, 1 << 11, 1 << 24),
         };
+        assert_eq!(index == ROM_BAR, matches!(bar, Bar::Rom(_)), "BAR {index} is not for this");
         assert!(size.is_power_of_two() && (smallest..=largest).contains(&size), "BAR {index} of {size} bytes");
         let in_use = |bar: &Option<Bar>| matches!(bar, Some(Bar::Memory64(_)));
         assert!(self.bars[index].is_none() && !self.bars[..index].last().is_some_and(in_use), "BAR {index} is taken");
-        let at = register::BAR0 + 4 * index as u8;
+        let at = bar_register(index);
         let mask = !(size - 1);
         self.set(at, &[flags]);
-        self.set_writable(at, &(mask as u32).to_le_bytes());
+        let enable = if index == ROM_BAR { ROM_ENABLE } else { 0 };
+        self.set_writable(at, &(mask as u32 | enable).to_le_bytes());
         if flags == 4 {
             assert!(index < 5 && self.bars[index + 1].is_none(), "a 64-bit BAR takes two registers");
             self.set_writable(at + 4, &((mask >> 32) as u32).to_le_bytes());
@@ -155,12 +173,15 @@ impl Configuration {
 
     /// Where register `index` answers now; `None` when it is not decoded, holds zero or reaches beyond its space.
     pub fn bar_range(&self, index: usize) -> Option<BarRange> {
-        let at = register::BAR0 + 4 * index as u8;
-        let command = self.u16(register::COMMAND);
         let bar = self.bar(index)?;
+        let at = bar_register(index);
+        let command = self.u16(register::COMMAND);
         let base = match bar {
             Bar::Io(_) => u64::from(self.u32(at) & !3),
-            Bar::Memory32(_) => u64::from(self.u32(at) & !15),
+            Bar::Memory32(_) | Bar::Prefetchable32(_) => u64::from(self.u32(at) & !15),
+            // PCI Local Bus 3.0, section 6.2.5.2: decoded when enabled here and in the command register.
+            Bar::Rom(_) if self.u32(at) & ROM_ENABLE == 0 => return None,
+            Bar::Rom(_) => u64::from(self.u32(at) & !0x7FF),
             Bar::Memory64(_) => u64::from(self.u32(at) & !15) | u64::from(self.u32(at + 4)) << 32,
         };
         let last = base.checked_add(bar.size() - 1)?;
@@ -177,7 +198,7 @@ impl Configuration {
     /// Puts the address of register `index` without regard to what is there; low bits stay what the kind of
     /// register says.
     pub fn set_bar_address(&mut self, index: usize, address: u64) {
-        let at = register::BAR0 + 4 * index as u8;
+        let at = bar_register(index);
         self.write(at, &(address as u32).to_le_bytes());
         if matches!(self.bar(index), Some(Bar::Memory64(_))) {
             self.write(at + 4, &((address >> 32) as u32).to_le_bytes());
@@ -285,4 +306,9 @@ impl Configuration {
         }
         same
     }
+}
+
+/// Offset of base address register `index`.
+fn bar_register(index: usize) -> u8 {
+    if index == ROM_BAR { register::ROM } else { register::BAR0 + 4 * index as u8 }
 }

@@ -48,7 +48,7 @@ impl PciFunction for Probe {
         });
         let mut index = 0;
         for bar in &self.bars {
-            configuration.add_bar(index, *bar);
+            configuration.add_bar(if matches!(bar, Bar::Rom(_)) { ROM_BAR } else { index }, *bar);
             index += if matches!(bar, Bar::Memory64(_)) { 2 } else { 1 };
         }
         configuration.set_interrupt_pin(1);
@@ -57,8 +57,8 @@ impl PciFunction for Probe {
     fn connect(&self, _: Arc<dyn Interrupts>, intx: Option<Intx>) {
         *self.intx.lock() = intx;
     }
-    fn bar_read(&self, _: usize, _: u64, data: &mut [u8]) {
-        data.fill(self.byte);
+    fn bar_read(&self, bar: usize, _: u64, data: &mut [u8]) {
+        data.fill(if bar == ROM_BAR { 0x55 } else { self.byte });
     }
     fn bar_moved(&self, _: usize, range: Option<&BarRange>) {
         self.moves.lock().push(range.cloned());
@@ -185,6 +185,28 @@ fn bytes_of_a_bar_can_be_written_one_by_one() {
 }
 
 #[test]
+fn a_rom_answers_when_both_enables_are_set() {
+    let board = Board::new();
+    let probe = Probe::new(7, &[Bar::Prefetchable32(0x1000), Bar::Rom(0x8000)]);
+    board.pci.add(3, 0, probe.clone()).unwrap();
+    assert_eq!((board.config(3, 0x10, 4), board.config(3, 0x30, 4)), (8, 0));
+    // As firmware asks for the size: all address bits, not enabled.
+    board.set_config(3, 0x30, 4, 0xFFFF_FFFE);
+    assert_eq!(board.config(3, 0x30, 4), 0xFFFF_8000);
+    board.set_config(3, 0x30, 4, 0xD000_7FFF);
+    assert_eq!(board.config(3, 0x30, 4), 0xD000_0001);
+    assert_eq!(board.memory(0xD000_0000), 0xFF);
+    board.set_config(3, 0x04, 2, 2);
+    assert_eq!([0xD000_0000, 0xD000_7FFF, 0xD000_8000].map(|at| board.memory(at)), [0x55, 0x55, 0xFF]);
+    board.set_config(3, 0x30, 4, 0xD000_0000);
+    assert_eq!(board.memory(0xD000_0000), 0xFF);
+    assert_eq!(*probe.moves.lock(), [Some(BarRange::Memory(0xD000_0000..=0xD000_7FFF)), None]);
+    board.pci.assign_resources().unwrap();
+    assert_eq!(board.config(3, 0x30, 4), 0xD000_0000, "a ROM is given no place");
+    assert!(MEMORY_WINDOW.contains(&u64::from(board.config(3, 0x10, 4) - 8)));
+}
+
+#[test]
 fn an_overlapping_bar_waits_until_the_place_is_free() {
     let board = Board::new();
     board.pci.add(3, 0, Probe::new(3, &[Bar::Memory32(0x1000)])).unwrap();
@@ -304,7 +326,7 @@ proptest! {
         board.pci.add(0, 0, host_bridge()).unwrap();
         board.pci.add(1, 0, IsaBridge::new(board.pci.pirqs().clone())).unwrap();
         board.pci.add(2, 0, Probe::new(2, &[Bar::Memory32(0x1000), Bar::Io(16)])).unwrap();
-        board.pci.add(3, 0, Probe::new(3, &[Bar::Memory64(0x1000), Bar::Io(64)])).unwrap();
+        board.pci.add(3, 0, Probe::new(3, &[Bar::Memory64(0x1000), Bar::Io(64), Bar::Rom(0x800)])).unwrap();
         for (port, value, size, likely) in accesses {
             // Half of the addresses select a register of a function that exists.
             let value = if likely && port == 0 { 0x8000_0000 | value & 0x18FC } else { value };
