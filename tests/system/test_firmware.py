@@ -1,0 +1,59 @@
+"""Disks that firmware boots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import wirt
+
+SEABIOS = Path("/usr/share/seabios/bios-256k.bin")
+SECTOR = 512
+WRITE = bytes.fromhex(
+    "31c0 8ed8 8ec0"  # ds and es = 0
+    "b80103 b90200 ba8000"  # int 13h, function 3: one sector, to sector 2 of drive 0x80
+    "bb007c cd13"
+    "b043 7202 b021"  # al = 0x21 when that went well, else 0x43
+    "baf400 ee f4"  # the exit status is 2 * al + 1
+)
+"""A boot sector that copies itself to the next one by the BIOS and ends the machine."""
+
+
+def image(path: Path, code: bytes) -> Path:
+    """Make a disk of 1 MiB whose boot sector is `code`."""
+    path.write_bytes((code.ljust(SECTOR - 2, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
+    return path
+
+
+@pytest.mark.skipif(not SEABIOS.is_file(), reason="SeaBIOS is not installed (Debian package seabios)")
+class TestSeaBios:
+    @pytest.mark.parametrize("cpus", [1, 2])
+    def test_a_boot_sector_runs_and_writes_by_the_bios(self, tmp_path: Path, cpus: int) -> None:
+        disk = image(tmp_path / "disk.img", WRITE)
+        with wirt.VM(disks=[disk], cpus=cpus, devices=["isa-debug-exit"], accel="recompiler") as vm:
+            assert vm.wait(60).exit_status == 2 * 0x21 + 1
+        data = disk.read_bytes()
+        assert data[SECTOR : 2 * SECTOR] == data[:SECTOR]
+
+    def test_a_disk_without_a_boot_sector_is_told_of_on_the_console(self, tmp_path: Path) -> None:
+        disk = tmp_path / "disk.img"
+        disk.write_bytes(bytes(1 << 20))
+        with wirt.VM(disks=[disk], accel="recompiler") as vm:
+            vm.console.expect("not a bootable disk", timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(4096, "has 4096 bytes"), ((4 << 20) + 4096, "more than"), (0x2_0001, "steps of 4 KiB")],
+)
+def test_an_image_of_an_odd_size_is_refused(tmp_path: Path, size: int, words: str) -> None:
+    firmware = tmp_path / "bios.bin"
+    firmware.write_bytes(bytes(size))
+    with pytest.raises(wirt.UsageError, match=words):
+        wirt.VM(firmware=firmware)
+
+
+def test_missing_firmware_is_a_file_not_found(tmp_path: Path) -> None:
+    with pytest.raises(wirt.NotFoundError, match="does not exist"):
+        wirt.VM(firmware=tmp_path / "none.bin")
