@@ -24,14 +24,18 @@ Make = Callable[..., Stage]
 
 
 class Socket:
-    """A WebSocket with the methods of a socket that the client uses; sends pieces of three bytes."""
+    """A WebSocket with the methods of a socket that the client uses. It sends fragments of three bytes and an
+    empty last one, or, where the server may leave before that one, everything as a `whole`.
+    """
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: ClientConnection, whole: bool) -> None:
         self._connection = connection
+        self._whole = whole
         self._received = b""
 
     def sendall(self, data: bytes) -> None:
-        self._connection.send(data[start : start + 3] for start in range(0, len(data), 3))
+        fragments = (data[start : start + 3] for start in range(0, len(data), 3))
+        self._connection.send(bytes(data) if self._whole else fragments)
 
     def recv(self, size: int) -> bytes:
         while not self._received:
@@ -49,8 +53,8 @@ def browser(made: Stage, path: str = "/", **headers: Any) -> ClientConnection:
     return connect(f"ws://{made.server.address}{path}", **headers)
 
 
-def client(connection: ClientConnection) -> Client:
-    return Client(Socket(connection))  # type: ignore[arg-type]
+def client(connection: ClientConnection, whole: bool = False) -> Client:
+    return Client(Socket(connection, whole))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("subprotocols", [None, ["binary"], ["base64", "binary"]])
@@ -103,7 +107,7 @@ def test_a_wrong_token_is_forbidden(stage: Make, path: str, settings: dict[str, 
 def test_a_browser_without_the_only_token_is_told_so(stage: Make) -> None:
     made = stage(token="ticket")
     with browser(made) as connection, pytest.raises(Refused, match="Only browsers with a token"):
-        client(connection).handshake()
+        client(connection, whole=True).handshake()
 
 
 @pytest.mark.parametrize(
