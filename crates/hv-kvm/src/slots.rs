@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The slots of one virtual machine, which follow the layout of its memory.
 ///
-/// KVM takes one slot at a time, so between two of them other vCPUs find no memory where some is only exchanged. Guests
-/// that move memory about while other processors use it do not exist; one that does gets all ones.
+/// KVM takes one slot at a time, so between two of them other vCPUs find no memory where some is only exchanged: reads
+/// give all ones. Firmware changes the layout while the other processors wait to be started.
 pub(crate) struct Slots {
     vm: Arc<VmFd>,
     /// Host address of the backing memory.

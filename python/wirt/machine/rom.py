@@ -12,8 +12,6 @@ from typing import Final, NamedTuple
 from wirt.errors import NotFoundError, UsageError
 from wirt.machine.memory_map import FIRMWARE_BASE, HIGH_RAM_BASE, KIB, PAGE_SIZE
 
-NAMED: Final = ("seabios", "none")
-"""Firmware that is asked for by name."""
 LOW_SIZE: Final = 128 * KIB
 """What is seen of a firmware below 1 MiB; also the least that one has."""
 MAX_SIZE: Final = HIGH_RAM_BASE - FIRMWARE_BASE
