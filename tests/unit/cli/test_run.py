@@ -54,6 +54,7 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
         "accel": "auto",
         "serial": None,
         "devices": [],
+        "on_io_error": "report",
         "reboot": True,
         "instruments": Instruments(),
     }
