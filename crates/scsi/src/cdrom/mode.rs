@@ -12,9 +12,8 @@ pub(super) fn sense(cdb: &Cdb, medium_type: u8, locked: bool) -> Result<Work, Se
     // A tray that can be locked and ejects.
     let mechanism = 0x29 | u8::from(locked) << 1;
     // Reads CD-R, CD-RW, DVD-ROM, DVD-R; several sessions; a buffer of 512 KiB.
-    let capabilities = [
-        0x1B, 0, 0x40, 0, mechanism, 0, speed_high, speed_low, 0, 0, 2, 0, speed_high, speed_low, 0, 0, 0, 0, 0, 0,
-    ];
+    let capabilities =
+        [0x1B, 0, 0x40, 0, mechanism, 0, speed_high, speed_low, 0, 0, 2, 0, speed_high, speed_low, 0, 0, 0, 0, 0, 0];
     let pages = [
         // Read error recovery: five retries.
         Page::fixed(0x01, &[0, 5, 0, 0, 0, 0]),

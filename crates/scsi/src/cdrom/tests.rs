@@ -73,7 +73,10 @@ fn a_read_is_bounded_where_its_data_come_at_once() {
         let span = Span { first: 0, count: 0x4001, block: 2048 };
         let expected = if bounded { Err(Sense::INVALID_FIELD) } else { Ok(Work::Read(span)) };
         assert_eq!(send(&mut drive, &read), expected);
-        assert_eq!(send(&mut drive, &[0x28, 0, 0, 0, 0, 9, 0, 0, 2]), Ok(Work::Read(Span { first: 9, count: 2, ..span })));
+        assert_eq!(
+            send(&mut drive, &[0x28, 0, 0, 0, 0, 9, 0, 0, 2]),
+            Ok(Work::Read(Span { first: 9, count: 2, ..span }))
+        );
         let parts = CdParts::asked(0xF8).unwrap();
         let read_cd = [0xBE, 0, 0, 0, 0, 9, 0, 0, 2, 0xF8];
         assert_eq!(send(&mut drive, &read_cd), Ok(Work::ReadParts(parts, Span { first: 9, count: 2, ..span })));

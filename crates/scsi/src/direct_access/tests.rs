@@ -164,10 +164,10 @@ fn it_tells_what_it_is_and_by_what_it_is_told_from_others() {
     let values = [8, 20, 24, 28, 32].map(|at| u32_at(&limits, at));
     assert_eq!(values, [1 << 16, 1 << 21, 256, 8, 1 << 31]);
     assert_eq!(u64::from_be_bytes(limits[36..44].try_into().unwrap()), 1 << 18);
-    assert_eq!((page(&mut bench, 0xB1)[..6].to_vec(), page(&mut bench, 0xB2)), (
-        vec![0, 0xB1, 0, 60, 0, 1],
-        vec![0, 0xB2, 0, 4, 0, 0xE0, 2, 0]
-    ));
+    assert_eq!(
+        (page(&mut bench, 0xB1)[..6].to_vec(), page(&mut bench, 0xB2)),
+        (vec![0, 0xB1, 0, 60, 0, 1], vec![0, 0xB2, 0, 4, 0, 0xE0, 2, 0])
+    );
     assert_eq!(bench.fails(&[0x12, 1, 0x86, 1, 0]), INVALID_FIELD);
 }
 
@@ -310,9 +310,8 @@ fn blocks_are_given_back_or_nothing_is() {
     let mut bench = Bench::new();
     let list = |ranges: &[(u64, u32)]| {
         let size = ranges.len() as u16 * 16;
-        let ranges = ranges.iter().map(|(first, count)| {
-            [&first.to_be_bytes()[..], &count.to_be_bytes(), &[0; 4]].concat()
-        });
+        let ranges =
+            ranges.iter().map(|(first, count)| [&first.to_be_bytes()[..], &count.to_be_bytes(), &[0; 4]].concat());
         let ranges: Vec<u8> = ranges.flatten().collect();
         [&(size + 6).to_be_bytes()[..], &size.to_be_bytes(), &[0; 4], &ranges].concat()
     };
@@ -385,7 +384,9 @@ fn a_stopped_disk_waits_for_its_start() {
 fn a_read_only_disk_says_so_and_is_not_written() {
     let mut bench = Bench::with(true);
     assert_eq!(bench.answer(&[0x1A, 0, 0x3F, 0, 255])[2], 0x90);
-    for command in [ten(0x2A, 0, 0, 1), vec![0x0A, 0, 0, 0, 1], wide(0x93, 9, 0, 1), ten(0x41, 0, 0, 1), ten(0x42, 0, 0, 24)] {
+    for command in
+        [ten(0x2A, 0, 0, 1), vec![0x0A, 0, 0, 0, 1], wide(0x93, 9, 0, 1), ten(0x41, 0, 0, 1), ten(0x42, 0, 0, 24)]
+    {
         assert_eq!(bench.fails(&command), (7, 0x27, 0), "{command:x?}");
     }
     assert_eq!(bench.send(&ten(0x28, 8, 0, 1)), Ok(Work::Read(span(0, 1))));

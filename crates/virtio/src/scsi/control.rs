@@ -109,12 +109,7 @@ impl Scsi {
 
     /// Finishes all requests that wait in a queue: as `cancelled` says, or by carrying them out. A thread that is asked
     /// to stop does not begin any more; then the driver is to try again.
-    fn drain(
-        &self,
-        queue: &mut Queue,
-        cancelled: Option<&Cancelled>,
-        scratch: &mut Scratch,
-    ) -> Result<(), QueueError> {
+    fn drain(&self, queue: &mut Queue, cancelled: Option<&Cancelled>, scratch: &mut Scratch) -> Result<(), QueueError> {
         for _ in 0..queue.size() {
             if !queue.pop()? {
                 break;

@@ -64,7 +64,9 @@ impl Scsi {
         let sense_size = u64::from(self.sense_size.load(Ordering::Acquire));
         let (out_at, in_at) = (HEADER + u64::from(cdb_size), STATUS + sense_size);
         if chain.readable() < out_at || chain.writable() < in_at {
-            return Err(QueueError::Request("a SCSI request too short for its command, or without room for its status"));
+            return Err(QueueError::Request(
+                "a SCSI request too short for its command, or without room for its status",
+            ));
         }
         let mut header = [0; HEADER as usize];
         chain.read(0, &mut header);
