@@ -30,9 +30,9 @@ pub(super) fn answer(wanted: u8, start: u16, profile: Option<Profile>, interface
         // Removable medium: a tray that can be locked and ejects.
         (0x0003, always, &[0x29, 0, 0, 0]),
         (0x0010, (0, cd || dvd), &random_readable),
-        // MultiRead, CD read, DVD read.
+        // MultiRead, CD read (neither C2 errors nor CD-Text), DVD read.
         (0x001D, (0, cd), &[]),
-        (0x001E, (0, cd), &[]),
+        (0x001E, (0, cd), &[0; 4]),
         (0x001F, (0, dvd), &[]),
         // Power management, time-out.
         (0x0100, always, &[]),
