@@ -102,7 +102,10 @@ def make_spec(
     ide_places(
         sum(disk.bus == "ide" for disk in checked_disks), sum(cdrom.bus == "ide" for cdrom in checked_cdroms)
     )
-    scsi_targets(sum(drive.bus == "scsi" for drive in (*checked_disks, *checked_cdroms)))
+    scsi_targets(
+        sum(disk.bus == "scsi" for disk in checked_disks)
+        + sum(cdrom.bus == "scsi" for cdrom in checked_cdroms)
+    )
     boots = guest is None and kernel is None and bool(disks or cdroms)
     found = _firmware(firmware, boots=boots)
     if nvram is not None and (found is None or found.variables is None):

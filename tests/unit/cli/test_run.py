@@ -73,7 +73,8 @@ def test_options_reach_the_machine(made: list[FakeVM]) -> None:
     given = asked(made, *words.split(), "--vga", "none", "--display", "vnc:5901")
     assert given["disks"] == [Disk(Path("x"), bus="ide")]
     assert given["cdroms"] == [Cdrom(Path("c")), Cdrom(None)]
-    given = asked(made, *"--disk x,bus=scsi --cdrom c,bus=scsi --cdrom none,bus=ide --cdrom a,b".split())
+    words = "--disk x,bus=scsi --cdrom c,bus=scsi --cdrom none,bus=ide --cdrom a,b"
+    given = asked(made, *words.split())
     assert given["disks"] == [Disk(Path("x"), bus="scsi")]
     assert given["cdroms"] == [Cdrom(Path("c"), "scsi"), Cdrom(None), Cdrom(Path("a,b"))]
     assert (given["firmware"], given["nvram"]) == ("ovmf", "v")
