@@ -36,7 +36,7 @@ const DECODE_ENABLE: u16 = 1 << 15;
 /// PCI status: fast back-to-back capable, medium DEVSEL# timing.
 const PCI_STATUS: u16 = 0x0280;
 
-const STATE_VERSION: u32 = 1;
+const STATE_VERSION: u32 = 2;
 
 /// What is attached to a channel as device 0 or 1. A serial number has at most 20 characters of printable ASCII.
 pub enum Attachment {
