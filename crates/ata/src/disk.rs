@@ -271,9 +271,10 @@ impl AtaDisk {
         }
     }
 
-    /// Queued commands are given up as one of them has failed. What the host wants to know of it is to be read in a log.
+    /// Queued commands are given up as one of them has failed. What the host wants to know of the first is to be read in a
+    /// log.
     pub fn queue_failed(&mut self, error: QueueError) {
-        self.queue_error = Some(error);
+        self.queue_error.get_or_insert(error);
     }
 
     /// READ LOG (DMA) EXT. ATA8-ACS, section 7.25.

@@ -29,8 +29,9 @@ pub(crate) struct Registers {
     pub status: u32,
     pub enable: u32,
     pub command: u32,
-    /// The slot that was fetched last, PxCMD.CCS.
+    /// The slot that was fetched last, PxCMD.CCS, and the one that has its turn next.
     pub slot: u8,
+    pub next: u8,
     /// The device's status and error as it told them last, PxTFD.
     pub device_status: u8,
     pub device_error: u8,
@@ -64,6 +65,7 @@ impl Registers {
         enable: 0,
         command: 0,
         slot: 0,
+        next: 0,
         device_status: STATUS_NO_DEVICE,
         device_error: 0,
         signature: SIG_NONE,
@@ -187,7 +189,7 @@ impl Registers {
         }
         writer.u32(self.active);
         writer.u32(self.issue);
-        for byte in [self.slot, self.device_status, self.device_error] {
+        for byte in [self.slot, self.next, self.device_status, self.device_error] {
             writer.u8(byte);
         }
     }
@@ -205,6 +207,7 @@ impl Registers {
             active: reader.u32()?,
             issue: reader.u32()?,
             slot: reader.u8()? & 31,
+            next: reader.u8()? & 31,
             device_status: reader.u8()?,
             device_error: reader.u8()?,
         })

@@ -143,12 +143,13 @@ impl State {
             Effect::None | Effect::Start | Effect::Receive => {}
             Effect::Stop => {
                 self.abandon();
-                (self.registers.issue, self.registers.active, self.registers.slot) = (0, 0, 0);
+                (self.registers.issue, self.registers.active) = (0, 0);
+                (self.registers.slot, self.registers.next) = (0, 0);
             }
             Effect::LinkDown => {
                 self.abandon();
                 self.unsigned = false;
-                self.registers.active = 0;
+                (self.registers.issue, self.registers.active) = (0, 0);
                 (self.registers.device_status, self.registers.device_error) = (STATUS_NO_DEVICE, 0);
                 self.registers.signature = SIG_NONE;
             }
@@ -314,9 +315,9 @@ impl State {
 
     /// Fetches the next command. Slots have their turn one after the other.
     fn fetch(&mut self) {
-        let after = |distance: u8| (self.registers.slot + distance) % SLOTS;
-        let Some(index) = (1..=SLOTS).map(after).find(|slot| self.registers.issue >> slot & 1 != 0) else { return };
-        self.registers.slot = index;
+        let after = |distance: u8| (self.registers.next + distance) % SLOTS;
+        let Some(index) = (0..SLOTS).map(after).find(|slot| self.registers.issue >> slot & 1 != 0) else { return };
+        (self.registers.slot, self.registers.next) = (index, (index + 1) % SLOTS);
         match Slot::fetch(&self.memory, self.registers.list, index) {
             Ok(slot) => self.begin(index, slot),
             Err(BadSlot::Outside) => self.bus_error(),
