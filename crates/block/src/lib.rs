@@ -10,5 +10,5 @@ mod raw_file;
 
 pub use disk::Disk;
 pub use error::BlockError;
-pub use medium::Medium;
+pub use medium::{Medium, MediumWatcher};
 pub use raw_file::RawFile;

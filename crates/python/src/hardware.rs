@@ -15,13 +15,14 @@ use hv::Region;
 use net::NullBackend;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use scsi::{Cdrom, DirectAccess, Interface, LogicalUnit};
 use std::fs::File;
 use std::sync::Arc;
 use vga::Vga;
-use virtio::{Blk, BlkOptions, Net, NetOptions, Rng};
+use virtio::{Blk, BlkOptions, Net, NetOptions, Rng, Scsi, ScsiOptions, Target};
 
-/// What is attached to a place of an IDE channel: a disk (descriptor, read-only, serial number), or a CD-ROM drive (its
-/// slot, serial number).
+/// What is attached to a place of an IDE channel, or is a SCSI target: a disk (descriptor, read-only, serial number), or
+/// a CD-ROM drive (its slot, serial number).
 #[derive(FromPyObject)]
 enum Drive<'py> {
     Disk(i32, bool, String),
@@ -57,6 +58,13 @@ impl Machine {
             .map_err(|error| core_error(format!("the size of disk {name} cannot be found: {error}")))?;
         let disk = Blk::new(name, Arc::new(disk), BlkOptions { serial, queues: 1 }).map_err(core_error)?;
         pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(disk)).map_err(core_error)
+    }
+
+    fn add_scsi(&self, slot: u8, name: &str, targets: Vec<(u8, Drive<'_>)>) -> PyResult<()> {
+        let targets = targets.into_iter().map(|(id, drive)| Ok(Target { id, unit: unit(drive)? }));
+        let targets = targets.collect::<PyResult<Vec<_>>>()?;
+        let scsi = Scsi::new(name, targets, ScsiOptions::default()).map_err(core_error)?;
+        pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(scsi)).map_err(core_error)
     }
 
     fn add_net(&self, slot: u8, name: &str, mac: [u8; 6]) -> PyResult<()> {
@@ -169,6 +177,16 @@ fn tell(told: &Py<PyAny>, event: &str) {
             error.write_unraisable(py, None);
         }
     });
+}
+
+fn unit(drive: Drive<'_>) -> PyResult<Box<dyn LogicalUnit>> {
+    Ok(match drive {
+        Drive::Disk(fd, readonly, serial) => {
+            let disk = Arc::new(RawFile::new(File::from(duplicate(fd)?), readonly)?);
+            Box::new(DirectAccess::new(disk, serial).map_err(core_error)?)
+        }
+        Drive::Cdrom(medium, serial) => Box::new(Cdrom::new(medium.medium.clone(), serial, Interface::Scsi)),
+    })
 }
 
 fn attachment(drive: Option<Drive<'_>>) -> PyResult<Option<Attachment>> {

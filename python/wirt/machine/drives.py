@@ -15,9 +15,12 @@ from wirt import _core
 from wirt.errors import UsageError
 from wirt.storage.raw import open_raw
 
-Bus = Literal["virtio", "ide"]
-DISK_BUSES: Final[tuple[Bus, ...]] = ("virtio", "ide")
+Bus = Literal["virtio", "ide", "scsi"]
+DISK_BUSES: Final[tuple[Bus, ...]] = ("virtio", "ide", "scsi")
+CdromBus = Literal["ide", "scsi"]
+CDROM_BUSES: Final[tuple[CdromBus, ...]] = ("ide", "scsi")
 IDE_PLACES: Final = 4
+SCSI_TARGETS: Final = 256
 BootKind = Literal["disk", "cdrom"]
 BOOT_ORDER: Final[tuple[BootKind, ...]] = ("disk", "cdrom")
 _CDROM_ORDER: Final = (2, 3, 0, 1)
@@ -30,6 +33,13 @@ class Disk(NamedTuple):
     path: Path
     readonly: bool = False
     bus: Bus = "virtio"
+
+
+class Cdrom(NamedTuple):
+    """A CD-ROM drive on a bus, with an image in it or empty."""
+
+    path: Path | None
+    bus: CdromBus = "ide"
 
 
 class IdePlaces(NamedTuple):
@@ -69,6 +79,32 @@ def add_ide(
 
 def _ide_path(place: int) -> str:
     return f"/pci@i0cf8/ide@1,1/drive@{place // 2}/disk@{place % 2}"
+
+
+def scsi_targets(drives: int) -> None:
+    """Check that a SCSI host has targets for all. Raises UsageError when it has not."""
+    if drives > SCSI_TARGETS:
+        raise UsageError(f"A SCSI host has room for {SCSI_TARGETS} drives, not {drives}: leave some out.")
+
+
+def add_scsi(
+    machine: _core.Machine, slot: int, disks: Sequence[Disk], cdroms: Sequence[_core.Medium]
+) -> tuple[list[str], list[str]]:
+    """Add a virtio SCSI host in a PCI slot, its targets disks and then CD-ROM drives; return their paths for
+    firmware.
+    """
+    targets: list[tuple[int, tuple[int, bool, str] | tuple[_core.Medium, str]]] = []
+    with contextlib.ExitStack() as stack:
+        for disk in disks:
+            fd = open_raw(disk.path, readonly=disk.readonly)
+            stack.callback(os.close, fd)
+            targets.append((len(targets), (fd, disk.readonly, f"wirt-scsi{len(targets)}")))
+        targets += [
+            (target, (medium, f"wirt-scsi{target}")) for target, medium in enumerate(cdroms, len(disks))
+        ]
+        machine.add_scsi(slot, "scsi0", targets)
+    paths = [f"/pci@i0cf8/scsi@{slot:x}/channel@0/disk@{target:x},0" for target, _ in targets]
+    return paths[: len(disks)], paths[len(disks) :]
 
 
 def add_virtio_disk(machine: _core.Machine, slot: int, index: int, disk: Disk) -> str:

@@ -109,6 +109,17 @@ MODELS: Final = {
             "by --disk FILE,bus=ide",
             (_READONLY,),
         ),
+        Model(
+            "virtio-scsi",
+            "SCSI host with up to 256 targets: disks, CD-ROM drives",
+            "with a disk or CD-ROM drive on it",
+        ),
+        Model("scsi-disk", "disk on virtio-scsi", "by --disk FILE,bus=scsi", (_READONLY,)),
+        Model(
+            "scsi-cdrom",
+            "CD-ROM drive on virtio-scsi",
+            "by --cdrom FILE,bus=scsi or --cdrom none,bus=scsi",
+        ),
         Model("ide-cdrom", "ATAPI CD-ROM drive on the IDE function", "by --cdrom FILE or --cdrom none"),
         Model(
             "vga",

@@ -16,7 +16,7 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
-from wirt.machine.drives import Disk
+from wirt.machine.drives import Cdrom, Disk
 from wirt.machine.pc import NO_INSTRUMENTS, FarEnds, Instruments, Pc, PcConfig, assemble
 from wirt.storage.nvram import open_variables
 from wirt.threads import named_thread
@@ -88,7 +88,7 @@ class VM:
         cpus: int = 1,
         cpu: str = "host",
         disks: Sequence[str | os.PathLike[str] | Disk] = (),
-        cdroms: Sequence[str | os.PathLike[str] | None] = (),
+        cdroms: Sequence[str | os.PathLike[str] | Cdrom | None] = (),
         vga: bool | None = None,
         display: str | None = None,
         accel: str = "auto",
@@ -138,7 +138,7 @@ class VM:
         """What the VGA card shows."""
         self.keyboard = Keyboard(lambda: self._running_machine)
         self.mouse = Mouse(lambda: self._running_machine)
-        self.cdroms = tuple(CdromDrive(path) for path in self.spec.cdroms)
+        self.cdroms = tuple(CdromDrive(cdrom.path) for cdrom in self.spec.cdroms)
         """The CD-ROM drives, in order."""
         self._ends = FarEnds(
             self._terminal, self._virtio_terminal, screen, [drive.medium for drive in self.cdroms]
@@ -323,6 +323,7 @@ class VM:
             boot_menu=spec.boot_menu,
             serial_firmware=serial_firmware,
             disks=spec.disks,
+            cdrom_buses=[cdrom.bus for cdrom in spec.cdroms],
             vga=spec.vga,
             devices=spec.devices,
             named_devices=spec.named_devices,
