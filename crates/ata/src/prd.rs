@@ -21,8 +21,15 @@ const AHCI_INTERRUPT: u32 = 1 << 31;
 pub(crate) enum Table {
     /// The bus master's of an IDE channel.
     BusMaster(u32),
-    /// So many of an AHCI command's.
-    Ahci { address: u64, entries: u16 },
+    /// An AHCI command's.
+    Ahci(Prdt),
+}
+
+/// Where the descriptors of an AHCI command are, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Prdt {
+    pub address: u64,
+    pub entries: u16,
 }
 
 /// Some of what a descriptor names is no memory, or read-only where data shall go.
@@ -63,7 +70,7 @@ pub(crate) struct PrdTable<'a> {
 impl<'a> PrdTable<'a> {
     pub fn new(memory: &'a GuestMemory, table: Table, to_memory: bool) -> Self {
         let layout = memory.layout();
-        let ended = matches!(table, Table::Ahci { entries: 0, .. });
+        let ended = matches!(table, Table::Ahci(Prdt { entries: 0, .. }));
         let usage = Usage::default();
         PrdTable { memory, layout, to_memory, table, ended, address: 0, left: 0, interrupt: false, usage }
     }
@@ -116,7 +123,7 @@ impl<'a> PrdTable<'a> {
                     bytes => bytes.into(),
                 };
             }
-            Table::Ahci { address, entries } => {
+            Table::Ahci(Prdt { address, entries }) => {
                 let [low, high, _, count] = read_words(self.memory, *address)?;
                 *address = address.wrapping_add(AHCI_DESCRIPTOR);
                 *entries = entries.saturating_sub(1);
@@ -230,7 +237,7 @@ mod tests {
     fn ahcis_descriptors_have_64_bits_of_address_and_22_of_length() {
         let memory = memory();
         write_ahci(&memory, &[(0x3001, 0x1FF), (0x3200, 0x8000_01FF), (0x10_0000, 0x3FF), (0x1_0000_3000, 0x1FF)]);
-        let mut table = PrdTable::new(&memory, Table::Ahci { address: TABLE.into(), entries: 3 }, true);
+        let mut table = PrdTable::new(&memory, Table::Ahci(Prdt { address: TABLE.into(), entries: 3 }), true);
         let mut pieces = Vec::new();
         assert_eq!((table.gather(0x3FF, &mut pieces), table.usage().interrupt), (Ok(0x3FF), false));
         assert_eq!(table.gather(0x201, &mut pieces), Ok(0x201));
@@ -239,14 +246,14 @@ mod tests {
         assert_eq!(table.gather(0x1000, &mut pieces), Ok(0x200));
         assert!(!table.usage().descriptors_left);
         // The fourth leads above 4 GiB, where there is nothing.
-        let mut table = PrdTable::new(&memory, Table::Ahci { address: TABLE.into(), entries: 4 }, true);
+        let mut table = PrdTable::new(&memory, Table::Ahci(Prdt { address: TABLE.into(), entries: 4 }), true);
         assert_eq!(table.gather(0x1000, &mut pieces), Err(Outside));
-        let mut none = PrdTable::new(&memory, Table::Ahci { address: u64::MAX, entries: 0 }, true);
+        let mut none = PrdTable::new(&memory, Table::Ahci(Prdt { address: u64::MAX, entries: 0 }), true);
         assert_eq!((none.gather(2, &mut pieces), none.usage()), (Ok(0), Usage::default()));
-        let mut nowhere = PrdTable::new(&memory, Table::Ahci { address: u64::MAX - 7, entries: 2 }, true);
+        let mut nowhere = PrdTable::new(&memory, Table::Ahci(Prdt { address: u64::MAX - 7, entries: 2 }), true);
         assert_eq!(nowhere.gather(2, &mut pieces), Err(Outside));
         write_ahci(&memory, &[(u64::MAX, u32::MAX)]);
-        let mut end = PrdTable::new(&memory, Table::Ahci { address: TABLE.into(), entries: 1 }, false);
+        let mut end = PrdTable::new(&memory, Table::Ahci(Prdt { address: TABLE.into(), entries: 1 }), false);
         assert_eq!(end.gather(1 << 20, &mut pieces), Err(Outside));
     }
 }

@@ -120,6 +120,17 @@ MODELS: Final = {
             "CD-ROM drive on virtio-scsi",
             "by --cdrom FILE,bus=scsi or --cdrom none,bus=scsi",
         ),
+        Model(
+            "ahci",
+            "AHCI adapter (ICH9) with six ports: disks with NCQ, CD-ROM drives",
+            "with a disk or CD-ROM drive on it",
+        ),
+        Model("ahci-disk", "ATA disk on the AHCI adapter", "by --disk FILE,bus=ahci", (_READONLY,)),
+        Model(
+            "ahci-cdrom",
+            "ATAPI CD-ROM drive on the AHCI adapter",
+            "by --cdrom FILE,bus=ahci or --cdrom none,bus=ahci",
+        ),
         Model("ide-cdrom", "ATAPI CD-ROM drive on the IDE function", "by --cdrom FILE or --cdrom none"),
         Model(
             "vga",

@@ -1,7 +1,7 @@
 //! What a command slot holds: the command header, the command FIS, and where the descriptors are. AHCI 1.3.1, sections
 //! 4.2.2 and 4.2.3.
 
-use crate::prd::{Outside, Table, read_words};
+use crate::prd::{Outside, Prdt, read_words};
 use crate::registers::TaskFile;
 use crate::transfer::PACKET_SIZE;
 use hv::GuestMemory;
@@ -45,7 +45,7 @@ pub(crate) struct Slot {
     pub packet: Option<[u8; PACKET_SIZE]>,
     /// Where the command header is.
     pub header: u64,
-    pub table: Table,
+    pub prdt: Prdt,
 }
 
 /// Why there is nothing to be had of a command slot.
@@ -112,9 +112,8 @@ impl Slot {
             lba_high: u16::from_le_bytes([high, high1]),
             ..TaskFile::default()
         };
-        let address = table.wrapping_add(DESCRIPTORS_AT);
-        let table = Table::Ahci { address, entries: (flags >> 16) as u16 };
-        Ok(Slot { request, file, device, packet, header, table })
+        let prdt = Prdt { address: table.wrapping_add(DESCRIPTORS_AT), entries: (flags >> 16) as u16 };
+        Ok(Slot { request, file, device, packet, header, prdt })
     }
 }
 

@@ -6,7 +6,7 @@ use super::register::{SERR_DIAG_N, SERR_DIAG_X, SERR_ERR_P, SIG_NONE, STATUS_NO_
 use super::registers::{Effect, Registers};
 use crate::drive::{Access, Drive, Failure, Next};
 use crate::log::QueueError;
-use crate::prd::{Table, Usage};
+use crate::prd::{Prdt, Table, Usage};
 use crate::registers::{TaskFile, command, control, error, reason, status};
 use crate::transfer::{Buffer, Job, PACKET_SIZE, SECTOR, Transfer, Work};
 use crate::worker::Outcome;
@@ -24,7 +24,7 @@ struct Current {
     slot: u8,
     /// Where its command header is.
     header: u64,
-    table: Table,
+    prdt: Prdt,
     transfer: Transfer,
     /// It is PACKET.
     packet: bool,
@@ -34,7 +34,7 @@ struct Current {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Queued {
     tag: u8,
-    table: Table,
+    prdt: Prdt,
     transfer: Transfer,
 }
 
@@ -165,7 +165,6 @@ impl State {
         self.queue.clear();
         self.done = 0;
         self.halted = false;
-        self.soft_reset = false;
         self.rest();
     }
 
@@ -178,6 +177,7 @@ impl State {
 
     /// The link comes up after a reset, and if there is a drive it is new.
     fn link_up(&mut self) {
+        self.soft_reset = false;
         if self.drive.is_some() {
             self.registers.error |= SERR_DIAG_X | SERR_DIAG_N;
             self.registers.device_status = status::BSY;
@@ -294,12 +294,12 @@ impl State {
         if !self.is_runnable() {
             return None;
         }
-        let (transfer, table) = match (self.current, self.queue.front()) {
-            (Some(Current { transfer, table, .. }), _) => (transfer, table),
-            (None, Some(&Queued { tag, transfer, table })) => {
+        let (transfer, prdt) = match (self.current, self.queue.front()) {
+            (Some(Current { transfer, prdt, .. }), _) => (transfer, prdt),
+            (None, Some(&Queued { tag, transfer, prdt })) => {
                 let size = transfer.left.saturating_mul(SECTOR as u32);
                 self.post(fis::DMA_SETUP_AT, &fis::dma_setup(tag, transfer.work.to_host(), size));
-                (transfer, table)
+                (transfer, prdt)
             }
             (None, None) => return None,
         };
@@ -310,7 +310,7 @@ impl State {
         let disk = self.drive.as_ref().and_then(Drive::medium);
         // Data of PIO commands go by the descriptors as well.
         let transfer = Transfer { dma: true, ..transfer };
-        Some(Job::new(transfer, std::mem::take(&mut self.buffer), disk, table))
+        Some(Job::new(transfer, std::mem::take(&mut self.buffer), disk, Table::Ahci(prdt)))
     }
 
     /// Fetches the next command. Slots have their turn one after the other.
@@ -340,7 +340,7 @@ impl State {
         self.device = slot.device;
         if let Drive::Disk(disk) = drive {
             if let Some(transfer) = disk.queue(value, &self.file, self.device) {
-                return self.enqueue(index, slot.table, transfer);
+                return self.enqueue(index, slot.prdt, transfer);
             }
             if !self.queue.is_empty() {
                 // Queued commands and others do not go together: all of them are given up.
@@ -366,11 +366,11 @@ impl State {
             self.file.count = reason::COD.into();
             self.send_pio_setup(false, false, PACKET_SIZE as u64);
         }
-        let Slot { header, table, .. } = slot;
+        let Slot { header, prdt, .. } = slot;
         match next {
             Next::Start(transfer) => {
                 self.registers.device_status = status::BSY | status::READY;
-                self.current = (!self.halted).then_some(Current { slot: index, header, table, transfer, packet });
+                self.current = (!self.halted).then_some(Current { slot: index, header, prdt, transfer, packet });
             }
             Next::Done => self.complete(index, packet),
             Next::Fail(bits) => self.fail(bits, packet),
@@ -393,13 +393,13 @@ impl State {
     }
 
     /// Takes a command into the disk's queue.
-    fn enqueue(&mut self, index: u8, table: Table, transfer: Result<Transfer, u8>) {
+    fn enqueue(&mut self, index: u8, prdt: Prdt, transfer: Result<Transfer, u8>) {
         // The tag is that of the slot, else its data would go by the descriptors of another one.
         let tag = (self.file.count >> 3) as u8 & (SLOTS - 1);
         let is_free = tag == index && self.queue.iter().all(|queued| queued.tag != tag) && self.done >> tag & 1 == 0;
         match transfer {
             Ok(transfer) if is_free => {
-                self.queue.push_back(Queued { tag, table, transfer });
+                self.queue.push_back(Queued { tag, prdt, transfer });
                 self.send_registers(false);
                 self.finished(index);
             }
@@ -553,16 +553,16 @@ impl State {
         writer.u8(self.device);
         self.buffer.save(writer);
         writer.u8(self.current.is_some().into());
-        if let Some(Current { slot, header, table, transfer, packet }) = self.current {
+        if let Some(Current { slot, header, prdt, transfer, packet }) = self.current {
             writer.u8(slot);
             writer.u64(header);
             writer.u8(packet.into());
-            save_transfer(table, &transfer, writer);
+            save_transfer(prdt, &transfer, writer);
         }
         writer.u8(self.queue.len() as u8);
-        for Queued { tag, table, transfer } in &self.queue {
+        for Queued { tag, prdt, transfer } in &self.queue {
             writer.u8(*tag);
-            save_transfer(*table, transfer, writer);
+            save_transfer(*prdt, transfer, writer);
         }
         for flag in [self.soft_reset, self.unsigned, self.halted] {
             writer.u8(flag.into());
@@ -585,22 +585,22 @@ impl State {
         let mut current = None;
         if reader.bool()? {
             let (slot, header, packet) = (reader.u8()?, reader.u64()?, reader.bool()?);
-            let (table, transfer) = load_transfer(reader)?;
-            if slot >= SLOTS || packet != drive.takes_packets() && packet || !drive.does(transfer.work) {
+            let (prdt, transfer) = load_transfer(reader)?;
+            if slot >= SLOTS || packet && !drive.takes_packets() || !drive.does(transfer.work) {
                 return Err(reader.invalid("a command that its drive does not have"));
             }
-            current = Some(Current { slot, header, table, transfer, packet });
+            current = Some(Current { slot, header, prdt, transfer, packet });
         }
         let mut queue = VecDeque::new();
         for _ in 0..reader.u8()? {
             let tag = reader.u8()?;
-            let (table, transfer) = load_transfer(reader)?;
+            let (prdt, transfer) = load_transfer(reader)?;
             let is_moving = matches!(transfer.work, Work::Read(_) | Work::Write { .. });
             let is_queued = is_moving && !drive.takes_packets() && drive.does(transfer.work) && current.is_none();
             if tag >= SLOTS || !is_queued || queue.iter().any(|queued: &Queued| queued.tag == tag) {
                 return Err(reader.invalid("a queue that its drive cannot have"));
             }
-            queue.push_back(Queued { tag, table, transfer });
+            queue.push_back(Queued { tag, prdt, transfer });
         }
         let (soft_reset, unsigned, halted) = (reader.bool()?, reader.bool()?, reader.bool()?);
         if (unsigned || halted) && (current.is_some() || !queue.is_empty()) {
@@ -613,17 +613,13 @@ impl State {
     }
 }
 
-fn save_transfer(table: Table, transfer: &Transfer, writer: &mut StateWriter) {
-    let (address, entries) = match table {
-        Table::Ahci { address, entries } => (address, entries),
-        Table::BusMaster(address) => (address.into(), 0),
-    };
-    writer.u64(address);
-    writer.u16(entries);
+fn save_transfer(prdt: Prdt, transfer: &Transfer, writer: &mut StateWriter) {
+    writer.u64(prdt.address);
+    writer.u16(prdt.entries);
     transfer.save(writer);
 }
 
-fn load_transfer(reader: &mut StateReader) -> Result<(Table, Transfer), String> {
-    let table = Table::Ahci { address: reader.u64()?, entries: reader.u16()? };
-    Ok((table, Transfer::load(reader)?))
+fn load_transfer(reader: &mut StateReader) -> Result<(Prdt, Transfer), String> {
+    let prdt = Prdt { address: reader.u64()?, entries: reader.u16()? };
+    Ok((prdt, Transfer::load(reader)?))
 }
