@@ -121,7 +121,7 @@ impl Machine {
     fn add_ahci(&self, slot: u8, name: &str, drives: [Option<Drive<'_>>; AHCI_PORTS]) -> PyResult<()> {
         let mut attached = [const { None }; AHCI_PORTS];
         for (place, drive) in attached.iter_mut().zip(drives) {
-            *place = attachment(drive)?;
+            *place = self.attachment(drive)?;
         }
         let ahci = Ahci::new(name, attached, self.board().memory()).map_err(core_error)?;
         self.chipset()?.pci().add(slot, 0, ahci).map_err(core_error)
