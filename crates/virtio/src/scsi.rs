@@ -279,13 +279,20 @@ impl VirtioDevice for Scsi {
         words.map(u32::to_le_bytes).concat()
     }
 
-    /// Sizes beyond what requests can have are not taken.
+    /// Sizes beyond what requests can have are not taken. Legacy drivers write byte by byte.
     fn write_config(&self, offset: usize, data: &[u8]) {
-        let Ok(bytes) = <[u8; 4]>::try_from(data) else { return };
-        match (offset, u32::from_le_bytes(bytes)) {
-            (CONFIG_SENSE_SIZE, size @ 0..=MAX_SENSE_SIZE) => self.sense_size.store(size, Ordering::Release),
-            (CONFIG_CDB_SIZE, size @ 0..=MAX_CDB_SIZE) => self.cdb_size.store(size, Ordering::Release),
-            _ => {}
+        let mut config = self.config();
+        for (byte, value) in config.iter_mut().skip(offset).zip(data) {
+            *byte = *value;
+        }
+        for (at, most, size) in
+            [(CONFIG_SENSE_SIZE, MAX_SENSE_SIZE, &self.sense_size), (CONFIG_CDB_SIZE, MAX_CDB_SIZE, &self.cdb_size)]
+        {
+            let word = [config[at], config[at + 1], config[at + 2], config[at + 3]];
+            let wanted = u32::from_le_bytes(word);
+            if wanted <= most {
+                size.store(wanted, Ordering::Release);
+            }
         }
     }
 

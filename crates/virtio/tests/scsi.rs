@@ -277,12 +277,15 @@ fn the_driver_chooses_how_much_sense_it_takes() {
         assert_eq!(sense.iter().any(|byte| *byte != 0), told > 0);
         assert!(sense.iter().skip(18).all(|byte| *byte == 0));
     }
-    // Sizes out of range, in pieces, and other fields stay as they are; a reset brings the defaults.
-    for (at, size, value) in [(20, 4, 0x1_0000), (24, 4, 0x100), (20, 2, 7), (0, 4, 9), (8, 4, 1), (32, 4, 5)] {
+    // Sizes out of range and other fields stay as they are; a reset brings the defaults.
+    for (at, size, value) in [(20, 4, 0x1_0000), (24, 4, 0x100), (26, 1, 1), (0, 4, 9), (8, 4, 1), (32, 4, 5)] {
         driver.write(config(at), size, value);
     }
     let words: Vec<u64> = (0..36).step_by(4).map(|at| driver.read(config(at), 4)).collect();
     assert_eq!(words, [1, 254, 0xFFFF, 128, 16, 0xFFFF, 32, 255 << 16, 0]);
+    driver.write(config(20), 2, 7);
+    driver.write(config(24), 1, 16);
+    assert_eq!((driver.read(config(20), 4), driver.read(config(24), 4)), (7, 16));
     driver.write(0x14, 1, 0);
     assert_eq!(driver.read(config(20), 4), 96);
 }
