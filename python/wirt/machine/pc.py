@@ -167,7 +167,9 @@ def _add_drives(
     """Add disks and CD-ROM drives; return the paths by which firmware knows them."""
 
     def on(bus: drives.Bus) -> tuple[list[Disk], list[_core.Medium]]:
-        media = [medium for medium, other in zip(ends.cdroms, config.cdrom_buses, strict=True) if other == bus]
+        media = [
+            medium for medium, other in zip(ends.cdroms, config.cdrom_buses, strict=True) if other == bus
+        ]
         return [disk for disk in config.disks if disk.bus == bus], media
 
     ide = on("ide")

@@ -102,8 +102,9 @@ def make_spec(
     ide_places(
         sum(disk.bus == "ide" for disk in checked_disks), sum(cdrom.bus == "ide" for cdrom in checked_cdroms)
     )
-    ahci_ports(sum(drive.bus == "ahci" for drive in (*checked_disks, *checked_cdroms)))
-    scsi_targets(sum(drive.bus == "scsi" for drive in (*checked_disks, *checked_cdroms)))
+    buses = [*(disk.bus for disk in checked_disks), *(cdrom.bus for cdrom in checked_cdroms)]
+    ahci_ports(buses.count("ahci"))
+    scsi_targets(buses.count("scsi"))
     boots = guest is None and kernel is None and bool(disks or cdroms)
     found = _firmware(firmware, boots=boots)
     if nvram is not None and (found is None or found.variables is None):

@@ -75,10 +75,12 @@ def test_options_reach_the_machine(made: list[FakeVM]) -> None:
     assert (given["firmware"], given["nvram"]) == ("ovmf", "v")
     assert (given["boot"], given["boot_menu"]) == ("cdrom", True)
     assert (given["vga"], given["display"]) == (False, "vnc:5901")
-    given = asked(made, *"--disk x,bus=scsi --cdrom c,bus=scsi --cdrom none,bus=ide --cdrom a,b".split())
+    given = asked(
+        made, *["--disk", "x,bus=scsi", "--cdrom", "c,bus=scsi", "--cdrom", "none,bus=ide", "--cdrom", "a,b"]
+    )
     assert given["disks"] == [Disk(Path("x"), bus="scsi")]
     assert given["cdroms"] == [Cdrom(Path("c"), "scsi"), Cdrom(None), Cdrom(Path("a,b"))]
-    given = asked(made, *"--disk x,ro,bus=ahci --cdrom c,bus=ahci".split())
+    given = asked(made, *["--disk", "x,ro,bus=ahci", "--cdrom", "c,bus=ahci"])
     assert (given["disks"], given["cdroms"]) == ([Disk(Path("x"), True, "ahci")], [Cdrom(Path("c"), "ahci")])
 
 
