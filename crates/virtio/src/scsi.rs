@@ -75,7 +75,8 @@ pub struct ScsiOptions {
 ///
 /// Data of disks move between the disk and guest memory without a copy of our own.
 ///
-/// Lock order: `state`, held while a command is carried out, then those of [`block::Medium`]; `news` is a leaf.
+/// Lock order: `state`, held while a unit looks at a command but not while data move, then those of [`block::Medium`];
+/// `news` is a leaf.
 pub struct Scsi {
     name: String,
     queues: u16,
@@ -191,7 +192,7 @@ impl Scsi {
         Ok(())
     }
 
-    /// Takes a target away, after the command that it is carrying out. A running guest is told.
+    /// Takes a target away; a command that moves data is not waited for. A running guest is told.
     pub fn unplug(&self, id: u8) -> Option<Box<dyn LogicalUnit>> {
         let mut state = self.state.lock();
         let attached = state.targets.remove(&id)?;

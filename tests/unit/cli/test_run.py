@@ -54,6 +54,7 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
         "accel": "auto",
         "serial": None,
         "devices": [],
+        "on_io_error": "report",
         "reboot": True,
         "instruments": Instruments(),
     }
@@ -75,13 +76,18 @@ def test_options_reach_the_machine(made: list[FakeVM]) -> None:
     assert (given["firmware"], given["nvram"]) == ("ovmf", "v")
     assert (given["boot"], given["boot_menu"]) == ("cdrom", True)
     assert (given["vga"], given["display"]) == (False, "vnc:5901")
-    given = asked(
-        made, *["--disk", "x,bus=scsi", "--cdrom", "c,bus=scsi", "--cdrom", "none,bus=ide", "--cdrom", "a,b"]
-    )
+
+
+def test_drives_hang_on_the_bus_that_is_named(made: list[FakeVM], capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--disk x,bus=scsi --cdrom c,bus=scsi --cdrom none,bus=ide --cdrom a,b"
+    given = asked(made, *words.split())
     assert given["disks"] == [Disk(Path("x"), bus="scsi")]
     assert given["cdroms"] == [Cdrom(Path("c"), "scsi"), Cdrom(None), Cdrom(Path("a,b"))]
-    given = asked(made, *["--disk", "x,ro,bus=ahci", "--cdrom", "c,bus=ahci"])
+    given = asked(made, *"--disk x,ro,bus=ahci --cdrom c,bus=ahci".split())
     assert (given["disks"], given["cdroms"]) == ([Disk(Path("x"), True, "ahci")], [Cdrom(Path("c"), "ahci")])
+    for words in ("--disk x,bus=usb", "--cdrom x,bus=virtio", "--cdrom ,bus=scsi"):
+        assert main(["run", *words.split()]) == 2
+    assert "hangs on no 'virtio': use ide or ahci or scsi" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("path", "disk"), [("a,b", Disk(Path("a,b"))), ("a,b,ro", Disk(Path("a,b"), True))])

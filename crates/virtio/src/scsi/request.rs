@@ -3,8 +3,9 @@
 use super::address::Address;
 use super::{Scsi, response};
 use crate::{Chain, QueueError};
-use ::scsi::{CdParts, Cdb, LogicalUnit, Sense, Span, Work, absent, read_parts, status};
+use ::scsi::{CdParts, Cdb, Sense, Span, Work, absent, read_parts, status};
 use block::Disk;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Bytes in front of the command descriptor block: address, tag, three more.
@@ -109,40 +110,45 @@ impl Scsi {
         let mut state = self.state.lock();
         let bad_target = Failure::Response(response::BAD_TARGET);
         let Some(Address { target, unit: number }) = address else { return Err(bad_target) };
-        let unit = &mut *state.targets.get_mut(&target).ok_or(bad_target)?.unit;
+        let unit = &mut state.targets.get_mut(&target).ok_or(bad_target)?.unit;
         let cdb = Cdb::new(cdb).ok_or(Sense::INVALID_OPERATION)?;
-        if number != 0 {
-            return data.finish(unit, &cdb, absent(&cdb)?);
+        let work = if number == 0 { unit.command(&cdb, Sense::NONE) } else { absent(&cdb) }?;
+        if let Work::Parameters(size) = work {
+            return data.take(size, |list| unit.take(&cdb, list));
         }
-        let work = unit.command(&cdb, Sense::NONE)?;
-        data.finish(unit, &cdb, work)
+        let medium = unit.medium();
+        // Who adds and takes away targets need not wait for a file.
+        drop(state);
+        data.finish(work, medium)
     }
 }
 
 impl Data<'_> {
+    /// Hands on a parameter list of so many bytes; returns them.
+    fn take(&mut self, size: usize, take: impl FnOnce(&[u8]) -> Result<(), Sense>) -> Result<u64, Failure> {
+        fits(size as u64, self.given)?;
+        let list = &mut self.scratch.bytes;
+        list.resize(size, 0);
+        self.chain.read(self.out_at, list);
+        take(list)?;
+        Ok(size as u64)
+    }
+
     /// Does what a command has led to; returns the bytes moved.
-    fn finish(&mut self, unit: &mut dyn LogicalUnit, cdb: &Cdb, work: Work) -> Result<u64, Failure> {
-        let medium = || unit.medium().ok_or(Sense::NO_MEDIUM);
+    fn finish(&mut self, work: Work, medium: Option<Arc<dyn Disk>>) -> Result<u64, Failure> {
+        let medium = || medium.ok_or(Sense::NO_MEDIUM);
         match work {
             Work::Done => Ok(0),
             Work::Answer(answer) => {
                 fits(answer.len() as u64, self.room)?;
                 Ok(self.chain.write(self.in_at, &answer) as u64)
             }
-            Work::Parameters(size) => {
-                fits(size as u64, self.given)?;
-                let mut list = std::mem::take(&mut self.scratch.bytes);
-                list.resize(size, 0);
-                self.chain.read(self.out_at, &mut list);
-                let taken = unit.take(cdb, &list);
-                self.scratch.bytes = list;
-                taken?;
-                Ok(size as u64)
-            }
             Work::Read(span) => self.read(&*medium()?, span),
             Work::ReadParts(parts, span) => self.read_parts(&*medium()?, parts, span),
             Work::Write { span, durable } => self.write(&*medium()?, span, durable),
             Work::Compare(span) => self.compare(&*medium()?, span),
+            // That was done before.
+            Work::Parameters(_) => Err(Failure::Response(response::FAILURE)),
         }
     }
 
