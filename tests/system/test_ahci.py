@@ -63,7 +63,9 @@ class TestSeaBios:
         assert data[63 * SECTOR :][:4] == struct.pack("<I", 63)
         assert data[126 * SECTOR :][:4] == struct.pack("<I", 126)
 
-    @pytest.mark.parametrize("buses", [("ahci", "ahci"), ("ahci", "virtio"), ("virtio", "ahci"), ("ide", "ahci")])
+    @pytest.mark.parametrize(
+        "buses", [("ahci", "ahci"), ("ahci", "virtio"), ("virtio", "ahci"), ("ide", "ahci")]
+    )
     def test_the_first_of_several_disks_boots(self, tmp_path: Path, buses: tuple[Bus, Bus]) -> None:
         disks = [
             disk(tmp_path / f"{number}.img", ends_with(number), bus) for number, bus in enumerate(buses, 0x10)

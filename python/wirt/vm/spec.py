@@ -99,11 +99,10 @@ def make_spec(
             raise UsageError(f"A machine has one {one.model} at most: leave the others out.")
     checked_disks = _disks(disks)
     checked_cdroms = tuple(_cdrom(cdrom) for cdrom in cdroms)
-    ide_places(
-        sum(disk.bus == "ide" for disk in checked_disks), sum(cdrom.bus == "ide" for cdrom in checked_cdroms)
-    )
-    ahci_ports(sum(drive.bus == "ahci" for drive in (*checked_disks, *checked_cdroms)))
-    scsi_targets(sum(drive.bus == "scsi" for drive in (*checked_disks, *checked_cdroms)))
+    buses = [*(disk.bus for disk in checked_disks), *(cdrom.bus for cdrom in checked_cdroms)]
+    ide_places(sum(disk.bus == "ide" for disk in checked_disks), sum(cdrom.bus == "ide" for cdrom in checked_cdroms))
+    ahci_ports(buses.count("ahci"))
+    scsi_targets(buses.count("scsi"))
     boots = guest is None and kernel is None and bool(disks or cdroms)
     found = _firmware(firmware, boots=boots)
     if nvram is not None and (found is None or found.variables is None):

@@ -85,7 +85,7 @@ def test_drives_hang_on_the_bus_that_is_named(made: list[FakeVM], capsys: pytest
     given = asked(made, *words.split())
     assert given["disks"] == [Disk(Path("x"), bus="scsi")]
     assert given["cdroms"] == [Cdrom(Path("c"), "scsi"), Cdrom(None), Cdrom(Path("a,b"))]
-    given = asked(made, *"--disk x,ro,bus=ahci --cdrom c,bus=ahci".split())
+    given = asked(made, *["--disk", "x,ro,bus=ahci", "--cdrom", "c,bus=ahci"])
     assert (given["disks"], given["cdroms"]) == ([Disk(Path("x"), True, "ahci")], [Cdrom(Path("c"), "ahci")])
     for words in ("--disk x,bus=usb", "--cdrom x,bus=virtio", "--cdrom ,bus=scsi"):
         assert main(["run", *words.split()]) == 2

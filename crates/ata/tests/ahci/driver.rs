@@ -381,5 +381,5 @@ impl Port<'_> {
 
 /// Addresses that are in no memory: at the end of RAM, above, in the adapter's own registers, and at the very end.
 pub fn nowhere(hba: &Hba) -> [u64; 6] {
-    [RAM, RAM + 0x1000, hba.abar(), 0xFEC0_0000, HIGH + 0x10_0000, u64::MAX & !0xFFF]
+    [RAM, RAM + 0x1000, hba.abar(), 0xFEC0_0000, HIGH + 0x10_0000, !0xFFF]
 }
