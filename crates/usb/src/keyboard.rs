@@ -144,7 +144,7 @@ impl Source for Keys {
     const SPEED: Speed = Speed::Low;
     const IDLE: u8 = IDLE;
     const DESCRIPTION: Description = Description {
-        product: "Wirt USB Keyboard",
+        product: "USB Keyboard",
         subclass: SUBCLASS_BOOT,
         protocol: PROTOCOL_KEYBOARD,
         report_descriptor: REPORT_DESCRIPTOR,

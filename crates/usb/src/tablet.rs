@@ -132,7 +132,7 @@ impl Source for Pointer {
     const SPEED: Speed = Speed::Full;
     const IDLE: u8 = 0;
     const DESCRIPTION: Description =
-        Description { product: "Wirt USB Tablet", subclass: 0, protocol: 0, report_descriptor: REPORT_DESCRIPTOR };
+        Description { product: "USB Tablet", subclass: 0, protocol: 0, report_descriptor: REPORT_DESCRIPTOR };
 
     fn next(&mut self) -> Option<Vec<u8>> {
         let event = self.events.front_mut()?;

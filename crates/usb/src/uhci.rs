@@ -13,6 +13,7 @@ use board::{AccessSizes, Action, StateReader, StateWriter, Timer, Timers};
 use hv::{GuestMemory, Interrupts};
 use parking_lot::Mutex;
 use registers::{Controller, SIZE};
+use schedule::Barren;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -38,11 +39,11 @@ const USBIRQS: u16 = 1 << 12;
 const LEGSUP_WRITABLE: u16 = USBPIRQDEN | 0x00BF;
 
 /// Frames between two looks at the schedule, at most.
-const LONGEST_SLEEP: u32 = 16;
+const LONGEST_SLEEP: u32 = 32;
 /// A schedule in which nothing has happened for so many frames is left alone for one more than before.
 const FRAMES_OF_REST: u32 = 8;
 /// Frames that are made up for, at most; of a longer delay the first are left out.
-const MOST_FRAMES: u64 = 64;
+const MOST_FRAMES: u64 = 128;
 
 const STATE_VERSION: u32 = 1;
 
@@ -52,7 +53,7 @@ const STATE_VERSION: u32 = 1;
 /// **Time.** A frame's work is done when the frame ends, or later: whoever reads or writes a register first has all frames
 /// made up for that have ended, so FRNUM is the clock's, and a driver cannot see in registers that the controller slept. What a
 /// guest puts into its schedule in memory goes unnoticed meanwhile: the thread `timers` looks every millisecond while there
-/// is something to do, and else ever less often, down to every 16 ms. A device that has something to say is asked in the
+/// is something to do, and else ever less often, down to every 32 ms. A device that has something to say is asked in the
 /// frame that runs, as is a register that is written.
 ///
 /// Lock order: `state`, then locks of the devices, the queue of [`Timers`], the PCI interrupts.
@@ -150,9 +151,10 @@ impl Uhci {
             state.controller.skip_frames(left_out);
             end += Duration::from_nanos(state.controller.frame_length() * left_out);
         }
+        let mut barren = Barren::default();
         while end <= now && state.controller.is_running() {
             if state.master {
-                state.controller.run_frame(&self.memory);
+                state.controller.run_frame(&self.memory, &mut barren);
             } else {
                 state.controller.skip_frames(1);
             }

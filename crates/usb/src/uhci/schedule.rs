@@ -15,6 +15,26 @@ const OVERHEAD_BITS: usize = 13 * 8;
 /// Bits of low speed last as long as these of full speed.
 const LOW_SPEED_BITS: usize = 8;
 
+/// Queue heads, and transfer descriptors outside of queues, from where on there was nothing to do, in frames that are made
+/// up for together: the next of these frames need not go there again. Forgotten as soon as something is done.
+#[derive(Default)]
+pub(super) struct Barren(Vec<Link>);
+
+/// Places that are remembered, at most. Drivers' trees have some dozens.
+const MOST_BARREN: usize = 64;
+
+impl Barren {
+    fn contains(&self, link: Link) -> bool {
+        self.0.contains(&link)
+    }
+
+    fn insert(&mut self, link: Link) {
+        if self.0.len() < MOST_BARREN {
+            self.0.push(link);
+        }
+    }
+}
+
 /// What a transfer descriptor came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
@@ -24,6 +44,15 @@ enum Outcome {
     Wait,
     /// There is no time for it in this frame.
     NoTime,
+}
+
+/// How the way through a frame ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// All that was due had its turn.
+    Through,
+    /// There was more.
+    OutOfTime,
 }
 
 /// One frame.
@@ -40,8 +69,9 @@ struct Frame<'a> {
 }
 
 impl Controller {
-    /// Does the work of the frame that ends now and begins the next. UHCI, section 1.3 and 3.4.
-    pub fn run_frame(&mut self, memory: &GuestMemory) {
+    /// Does the work of the frame that ends now and begins the next. `barren` is empty for the first of the frames that are made
+    /// up for together. UHCI, section 1.3 and 3.4.
+    pub fn run_frame(&mut self, memory: &GuestMemory, barren: &mut Barren) {
         let mut frame = Frame {
             controller: self,
             memory,
@@ -52,8 +82,14 @@ impl Controller {
             progress: false,
             active: false,
         };
-        let walked = frame.walk();
+        let known = barren.0.len();
+        let walked = frame.walk(barren);
         let Frame { completed, short_packet, error, active, .. } = frame;
+        match walked {
+            _ if active => barren.0.clear(),
+            Ok(End::OutOfTime) => barren.0.truncate(known),
+            _ => {}
+        }
         self.quiet = if active { 0 } else { self.quiet.saturating_add(1) };
         self.end_frame(completed, short_packet, error);
         if let Err(fault) = walked {
@@ -63,7 +99,7 @@ impl Controller {
 }
 
 impl Frame<'_> {
-    fn walk(&mut self) -> Result<(), Fault> {
+    fn walk(&mut self, barren: &mut Barren) -> Result<End, Fault> {
         let entry = u64::from(self.controller.frame_list) + 4 * (u64::from(self.controller.frame_number) % FRAMES);
         let mut link = Link(self.memory.load_u32(entry).map_err(system_error)?);
         // The queue that the next transfer descriptor is of.
@@ -72,11 +108,14 @@ impl Frame<'_> {
         // there again, with nothing done since, is through with the frame.
         let mut mark = None;
         for step in 1..=MOST_STEPS {
-            if link.is_end() || mark == Some(link) && !self.progress {
-                break;
+            if link.is_end() || mark == Some(link) && !self.progress || barren.contains(link) && !self.active {
+                return Ok(End::Through);
             }
             if step.is_power_of_two() || mark == Some(link) {
                 (mark, self.progress) = (Some(link), false);
+            }
+            if link.is_queue() || queue.is_none() {
+                barren.insert(link);
             }
             if link.is_queue() {
                 let head = QueueHead::load(self.memory, link.address())?;
@@ -86,7 +125,7 @@ impl Frame<'_> {
             let descriptor = TransferDescriptor::load(self.memory, link.address())?;
             let outcome = self.visit(&descriptor, queue.is_some())?;
             link = match (outcome, queue.take()) {
-                (Outcome::NoTime, _) => break,
+                (Outcome::NoTime, _) => return Ok(End::OutOfTime),
                 (_, None) => descriptor.link,
                 (Outcome::Wait, Some(head)) => head.link,
                 (Outcome::Done, Some(head)) => {
@@ -100,7 +139,7 @@ impl Frame<'_> {
                 }
             };
         }
-        Ok(())
+        Ok(End::OutOfTime)
     }
 
     fn visit(&mut self, descriptor: &TransferDescriptor, queued: bool) -> Result<Outcome, Fault> {

@@ -19,7 +19,7 @@ fn a_tablet_is_enumerated_and_points() {
     assert_eq!((report.len(), &report[..4]), (usize::from(whole[25]), &[5, 1, 9, 2][..]));
     let name = rig.request(5, 0, get_descriptor(3, 2, 255), &[]).unwrap();
     let name: Vec<u16> = name[2..].chunks(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]])).collect();
-    assert_eq!(String::from_utf16(&name).unwrap(), "Wirt USB Tablet");
+    assert_eq!(String::from_utf16(&name).unwrap(), "USB Tablet");
     tablet.set(1, 1, 1, 0);
     assert_eq!(rig.request(5, 0, [0xA1, 1, 0, 1, 0, 0, 6, 0], &[]), Err(STALLED), "not configured");
     assert_eq!(rig.request(5, 0, SET_CONFIGURATION_1, &[]), Ok(vec![]));

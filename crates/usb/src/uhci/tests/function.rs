@@ -1,4 +1,5 @@
 use super::rig::*;
+use crate::uhci::schedule::Barren;
 use crate::uhci::{LEGSUP, Uhci};
 use crate::{Keyboard, Tablet};
 use board::pci::{PciBus, PciFunction};
@@ -155,8 +156,9 @@ proptest! {
                 2 => board.set_config(value as u8 & 0xFC, value),
                 _ => {
                     let mut state = board.uhci.state.lock();
+                    let mut barren = Barren::default();
                     for _ in 0..5 {
-                        state.controller.run_frame(&board.memory);
+                        state.controller.run_frame(&board.memory, &mut barren);
                     }
                 }
             }
@@ -170,7 +172,7 @@ proptest! {
         }
         let _ = board.uhci.load(&saved);
         board.pci.resume();
-        board.uhci.state.lock().controller.run_frame(&board.memory);
+        board.uhci.state.lock().controller.run_frame(&board.memory, &mut Barren::default());
         board.pci.reset();
         prop_assert_eq!(board.uhci.state.lock().controller.registers()[0x10], 0x93);
     }

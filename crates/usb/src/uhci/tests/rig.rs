@@ -2,6 +2,7 @@
 
 use crate::bus::{Response, Speed, Token, Transaction, UsbDevice, Wake};
 use crate::uhci::registers::Controller;
+use crate::uhci::schedule::Barren;
 use board::{StateReader, StateWriter};
 use hv::{GuestMemory, Region};
 use parking_lot::Mutex;
@@ -157,7 +158,7 @@ impl Rig {
     }
 
     pub(super) fn frame(&mut self) {
-        self.controller.run_frame(&self.memory);
+        self.controller.run_frame(&self.memory, &mut Barren::default());
     }
 
     /// A control transfer, as drivers do it: one queue, all of it in a frame if it can. `Err` has the status of the transfer

@@ -1,4 +1,5 @@
 use super::rig::*;
+use crate::uhci::schedule::Barren;
 use crate::{Response, Token};
 
 #[test]
@@ -213,4 +214,33 @@ fn packets_and_lengths_that_are_none_are_a_process_error() {
     device.answer([Response::Ack]);
     rig.frame();
     assert_eq!((rig.control(0), device.asked.lock()[0].1.len()), (0x4FF, 1280));
+}
+
+#[test]
+fn frames_made_up_for_together_miss_nothing() {
+    let (mut rig, device) = Rig::scripted();
+    // A tree: each frame leads to one of two queues, both to a third. All are asked in vain.
+    let (odd, common) = (QUEUE + 0x20, QUEUE + 0x40);
+    for (index, queue) in [QUEUE, odd, common].into_iter().enumerate() {
+        let link = if queue == common { END } else { common | Q };
+        let td = rig.td(index as u32, END, ACTIVE, token(IN, 1, index as u32 + 1, 0, 8));
+        rig.put(queue, &[link, td]);
+    }
+    for frame in (1..1024).step_by(2) {
+        rig.put(FRAME_LIST + 4 * frame, &[odd | Q]);
+    }
+    let asked = |device: &Scripted| device.asked.lock().drain(..).map(|(token, _)| token.endpoint).collect::<Vec<_>>();
+    let mut barren = Barren::default();
+    for _ in 0..8 {
+        rig.controller.run_frame(&rig.memory, &mut barren);
+    }
+    assert_eq!((asked(&device), rig.read(6)), (vec![1, 3, 2], 8));
+    // The last to be asked answers the first time after that: what waits before it is asked again, too.
+    rig.put(FRAME_LIST + 4 * 8, &[TDS + 0x60]);
+    rig.td(3, END, ACTIVE, token(OUT, 1, 4, 0, 0));
+    device.answer([Response::Ack]);
+    for _ in 0..4 {
+        rig.controller.run_frame(&rig.memory, &mut barren);
+    }
+    assert_eq!(asked(&device), [4, 2, 3, 1]);
 }
