@@ -8,8 +8,8 @@ use crate::terminal::{Terminal, duplicate};
 use ata::{Attachment, Ide};
 use block::RawFile;
 use board::{
-    ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, I6300esb, PVPANIC_PORT, PanicEvent, PcTestdev, Pflash,
-    Pvpanic, Uart, WatchdogAction,
+    ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, I6300esb, PVPANIC_PORT, PanicEvent, PcTestdev,
+    Pflash, Pvpanic, Uart, WatchdogAction,
 };
 use hv::Region;
 use net::NullBackend;
@@ -96,7 +96,6 @@ impl Machine {
         let device = Arc::new(PyDevice::new(device, name, sizes)?);
         self.board().buses().insert_mmio(first..=last, device).map_err(core_error)
     }
-
 
     fn add_vga(&self, slot: u8, screen: &Screen, offset: u64, size: u64, rom: Vec<u8>) -> PyResult<()> {
         let machine = self.board();

@@ -68,12 +68,18 @@ pub trait UsbDevice: Send + Sync {
     /// Its speed, always the same.
     fn speed(&self) -> Speed;
 
-    /// The device is plugged in. Called once, before anything else.
+    /// The device is plugged in, and can wake its controller. Called once, without the controller's lock.
     fn connect(&self, wake: Wake);
 
     /// One transaction on the bus; what is for another address gets [`Response::Silence`]. `frame` counts the frames of
     /// the bus: milliseconds.
     fn transact(&self, token: Token, transaction: Transaction, frame: u64) -> Response;
+
+    /// Whether it has more to send on endpoints other than 0.
+    fn has_report(&self) -> bool;
+
+    /// The frame from which on it has something to send even if nothing happens, which it does not wake its controller for.
+    fn next_report(&self) -> Option<u64>;
 
     /// The host signals a reset: the device forgets its address and configuration. USB 2.0, section 9.1.1.3.
     fn bus_reset(&self);

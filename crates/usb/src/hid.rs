@@ -58,6 +58,9 @@ pub trait Source: Default + Send {
     /// The next report that waits.
     fn next(&mut self) -> Option<Vec<u8>>;
 
+    /// Whether there is one.
+    fn has_next(&self) -> bool;
+
     /// The report of how things are.
     fn current(&self) -> Vec<u8>;
 
@@ -110,6 +113,12 @@ impl Settings {
     fn new(configured: bool, idle: u8) -> Self {
         Settings { configured, protocol: REPORT_PROTOCOL, idle, ..Settings::default() }
     }
+
+    /// The frame in which the last report is repeated.
+    fn repeats(&self) -> Option<u64> {
+        let period = IDLE_UNIT * u64::from(self.idle);
+        (self.configured && period != 0).then(|| self.reported.saturating_add(period))
+    }
 }
 
 impl<S: Source> State<S> {
@@ -138,13 +147,13 @@ impl<S: Source> State<S> {
     }
 
     fn report(&mut self, frame: u64) -> Response {
+        let repeats = self.settings.repeats();
         let settings = &mut self.settings;
         settings.polled = true;
         if settings.halted {
             return Response::Stall;
         }
-        let idle =
-            settings.idle != 0 && frame.saturating_sub(settings.reported) >= IDLE_UNIT * u64::from(settings.idle);
+        let idle = repeats.is_some_and(|at| at <= frame);
         let Some(data) = self.source.next().or_else(|| idle.then(|| self.source.current())) else {
             return Response::Nak;
         };
@@ -293,6 +302,15 @@ impl<S: Source> UsbDevice for Hid<S> {
             return Response::Silence;
         }
         state.transact(token.endpoint, transaction, frame)
+    }
+
+    fn has_report(&self) -> bool {
+        let state = self.state.lock();
+        state.settings.configured && state.source.has_next()
+    }
+
+    fn next_report(&self) -> Option<u64> {
+        self.state.lock().settings.repeats()
     }
 
     fn bus_reset(&self) {

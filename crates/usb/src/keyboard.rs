@@ -154,6 +154,10 @@ impl Source for Keys {
         self.reports.pop_front().map(|report| report.to_vec())
     }
 
+    fn has_next(&self) -> bool {
+        !self.reports.is_empty()
+    }
+
     fn current(&self) -> Vec<u8> {
         self.report().to_vec()
     }

@@ -26,4 +26,4 @@ pub use bus::{Response, Speed, Token, Transaction, UsbDevice, Wake};
 pub use hid::Hid;
 pub use keyboard::{Keyboard, Keys};
 pub use tablet::{Pointer, TABLET_MAX, Tablet};
-pub use uhci::{PORTS, USB_FUNCTION, USB_SLOT, Uhci};
+pub use uhci::{PORTS, PortsTaken, USB_FUNCTION, USB_SLOT, Uhci};

@@ -143,6 +143,10 @@ impl Source for Pointer {
         Some(report)
     }
 
+    fn has_next(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     fn current(&self) -> Vec<u8> {
         self.now.clone().report()
     }

@@ -38,10 +38,6 @@ const USBIRQS: u16 = 1 << 12;
 /// In LEGSUP: USBPIRQDEN and the enables of traps, which never come.
 const LEGSUP_WRITABLE: u16 = USBPIRQDEN | 0x00BF;
 
-/// Frames between two looks at the schedule, at most.
-const LONGEST_SLEEP: u32 = 32;
-/// A schedule in which nothing has happened for so many frames is left alone for one more than before.
-const FRAMES_OF_REST: u32 = 8;
 /// Frames that are made up for, at most; of a longer delay the first are left out.
 const MOST_FRAMES: u64 = 128;
 
@@ -52,15 +48,23 @@ const STATE_VERSION: u32 = 1;
 ///
 /// **Time.** A frame's work is done when the frame ends, or later: whoever reads or writes a register first has all frames
 /// made up for that have ended, so FRNUM is the clock's, and a driver cannot see in registers that the controller slept. What a
-/// guest puts into its schedule in memory goes unnoticed meanwhile: the thread `timers` looks every millisecond while there
-/// is something to do, and else ever less often, down to every 32 ms. A device that has something to say is asked in the
-/// frame that runs, as is a register that is written.
+/// guest puts into its schedule in memory goes unnoticed meanwhile: the thread `timers` looks every millisecond while transfers
+/// are done, and else ever less often, down to every 64 ms. A write to a register, or a device that has something to say,
+/// ends the sleep with the frame that runs.
 ///
 /// Lock order: `state`, then locks of the devices, the queue of [`Timers`], the PCI interrupts.
 pub struct Uhci {
     memory: Arc<GuestMemory>,
     timer: Timer,
     state: Mutex<State>,
+}
+
+/// Why a device cannot be plugged in.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("there is no USB port left for {device}: the machine has {PORTS}")]
+pub struct PortsTaken {
+    /// Its name.
+    pub device: String,
 }
 
 struct State {
@@ -78,22 +82,11 @@ struct State {
 }
 
 impl Uhci {
-    /// Makes the controller, plugs `devices` into its ports and puts it on the PCI bus.
+    /// Makes the controller, with nothing plugged in, and puts it on the PCI bus.
     ///
     /// # Errors
     /// When the function's place is taken.
-    pub fn insert(
-        devices: [Option<Arc<dyn UsbDevice>>; PORTS],
-        memory: &Arc<GuestMemory>,
-        timers: &Timers,
-        pci: &PciBus,
-    ) -> Result<Arc<Self>, PciError> {
-        let uhci = Self::new(devices, memory, timers);
-        pci.add(USB_SLOT, USB_FUNCTION, uhci.clone())?;
-        Ok(uhci)
-    }
-
-    fn new(devices: [Option<Arc<dyn UsbDevice>>; PORTS], memory: &Arc<GuestMemory>, timers: &Timers) -> Arc<Self> {
+    pub fn insert(memory: &Arc<GuestMemory>, timers: &Timers, pci: &PciBus) -> Result<Arc<Self>, PciError> {
         let uhci = Arc::new_cyclic(|me: &Weak<Uhci>| {
             let me = me.clone();
             let expired = move || {
@@ -105,7 +98,7 @@ impl Uhci {
                 }
             };
             let state = State {
-                controller: Controller::new(devices.clone()),
+                controller: Controller::new(),
                 frame_end: None,
                 armed: None,
                 paused: false,
@@ -115,18 +108,24 @@ impl Uhci {
             };
             Uhci { memory: memory.clone(), timer: timers.create(expired), state: Mutex::new(state) }
         });
-        for (index, device) in devices.into_iter().enumerate() {
-            let me = Arc::downgrade(&uhci);
-            let wake = move || {
-                if let Some(uhci) = me.upgrade() {
-                    uhci.with_controller(|controller| controller.wake(index));
-                }
-            };
-            if let Some(device) = device {
-                device.connect(Box::new(wake));
+        pci.add(USB_SLOT, USB_FUNCTION, uhci.clone())?;
+        Ok(uhci)
+    }
+
+    /// Plugs a device into the first port that is free, of [`PORTS`]; a guest that runs notices.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn plug(self: &Arc<Self>, device: Arc<dyn UsbDevice>) -> Result<(), PortsTaken> {
+        let index = self.with_controller(|controller| controller.plug(&device));
+        let index = index.ok_or_else(|| PortsTaken { device: device.name().to_owned() })?;
+        let me = Arc::downgrade(self);
+        device.connect(Box::new(move || {
+            if let Some(uhci) = me.upgrade() {
+                uhci.with_controller(|controller| controller.wake(index));
             }
-        }
-        uhci
+        }));
+        Ok(())
     }
 
     /// Brings the controller to now and uses it.
@@ -175,12 +174,11 @@ impl Uhci {
         if let Some(intx) = &state.intx {
             intx.set(controller.interrupt() && state.routed);
         }
-        let sleep = (controller.quiet / FRAMES_OF_REST).clamp(1, LONGEST_SLEEP);
         match state.frame_end.filter(|_| state.master) {
             None if state.armed.take().is_some() => self.timer.cancel(),
             None => {}
             Some(end) => {
-                let deadline = end + length * (sleep - 1);
+                let deadline = end + length * (state.controller.next_look() - 1);
                 if state.armed.is_none_or(|armed| armed > deadline) {
                     state.armed = Some(deadline);
                     self.timer.arm(deadline);

@@ -23,6 +23,7 @@ const CHANGES: u16 = bit::CONNECT_CHANGE | bit::ENABLE_CHANGE;
 const WRITABLE: u16 = bit::ENABLED | bit::RESUME | bit::RESET | bit::SUSPEND;
 
 /// A root port and what is plugged into it.
+#[derive(Default)]
 pub(super) struct Port {
     device: Option<Arc<dyn UsbDevice>>,
     /// The bits of PORTSC that do not follow from the device.
@@ -30,10 +31,14 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub fn new(device: Option<Arc<dyn UsbDevice>>) -> Self {
-        let mut port = Port { device, status: 0 };
-        port.power_on();
-        port
+    /// Plugs a device in, unless there is one.
+    pub fn plug(&mut self, device: &Arc<dyn UsbDevice>) -> bool {
+        if self.device.is_some() {
+            return false;
+        }
+        self.device = Some(device.clone());
+        self.status |= bit::CONNECT_CHANGE;
+        true
     }
 
     /// As after power-on: what is plugged in has just been so.
@@ -119,11 +124,19 @@ impl Port {
     /// Offers a transaction at `speed` to the device.
     pub fn transact(&self, speed: Speed, token: Token, transaction: Transaction, frame: u64) -> Response {
         match &self.device {
-            Some(device) if self.status & (bit::ENABLED | bit::SUSPEND) == bit::ENABLED && device.speed() == speed => {
-                device.transact(token, transaction, frame)
-            }
+            Some(device) if self.is_active() && device.speed() == speed => device.transact(token, transaction, frame),
             _ => Response::Silence,
         }
+    }
+
+    /// Whether transactions reach the device.
+    fn is_active(&self) -> bool {
+        self.status & (bit::ENABLED | bit::SUSPEND) == bit::ENABLED
+    }
+
+    /// The device, while transactions reach it.
+    pub fn active_device(&self) -> Option<&Arc<dyn UsbDevice>> {
+        self.device.as_ref().filter(|_| self.is_active())
     }
 
     pub fn save(&self, writer: &mut StateWriter) {

@@ -65,6 +65,13 @@ const SOFMOD_RESET: u8 = 64;
 /// Bit times of a frame when SOFMOD is 0. UHCI, section 2.1.6.
 const SHORTEST_FRAME: u64 = 11936;
 
+/// A schedule in which nothing has happened for so many frames is left alone for one more than before.
+const FRAMES_OF_REST: u32 = 8;
+/// Frames between two looks at the schedule, at most.
+const LONGEST_SLEEP: u32 = 64;
+/// How long each frame is looked at when a device has a report: drivers ask every 32 frames at least.
+pub(super) const ATTENTION: u32 = 40;
+
 /// What stops the controller. UHCI, section 2.1.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -93,12 +100,15 @@ pub(super) struct Controller {
     pub(super) ports: [Port; PORTS],
     /// Frames since power-on, the clock of devices.
     pub(super) frames: u64,
-    /// Frames since something happened last.
+    /// Frames since something happened last that more may follow.
     pub(super) quiet: u32,
+    /// Frames left in which a report is expected to be asked for.
+    pub(super) attention: u32,
 }
 
 impl Controller {
-    pub fn new(devices: [Option<Arc<dyn UsbDevice>>; PORTS]) -> Self {
+    /// With nothing plugged in.
+    pub fn new() -> Self {
         Controller {
             command: 0,
             status: 0,
@@ -108,9 +118,10 @@ impl Controller {
             frame_number: 0,
             frame_list: 0,
             sofmod: SOFMOD_RESET,
-            ports: devices.map(Port::new),
+            ports: Default::default(),
             frames: 0,
             quiet: 0,
+            attention: 0,
         }
     }
 
@@ -132,6 +143,24 @@ impl Controller {
     /// How long a frame is, in ns.
     pub fn frame_length(&self) -> u64 {
         (SHORTEST_FRAME + u64::from(self.sofmod)) * 250 / 3
+    }
+
+    /// How many frames from now the schedule is to be looked at: it cannot be seen that a driver puts something there, but in
+    /// most of the time it does not, and devices tell of themselves.
+    pub fn next_look(&self) -> u32 {
+        let mut frames = (self.quiet / FRAMES_OF_REST).clamp(1, LONGEST_SLEEP);
+        if self.attention != 0 {
+            return 1;
+        }
+        for due in self.ports.iter().filter_map(|port| port.active_device()?.next_report()) {
+            match due.checked_sub(self.frames) {
+                Some(0) => return 1,
+                Some(left) => frames = frames.min(left.try_into().unwrap_or(u32::MAX)),
+                None if self.frames - due < u64::from(ATTENTION) => return 1,
+                None => {}
+            }
+        }
+        frames
     }
 
     /// Frames pass in which nothing is done.
@@ -159,13 +188,27 @@ impl Controller {
         };
     }
 
+    /// Plugs a device into the first port that is free, and returns its index.
+    pub fn plug(&mut self, device: &Arc<dyn UsbDevice>) -> Option<usize> {
+        let index = self.ports.iter_mut().position(|port| port.plug(device))?;
+        if self.command & command::GLOBAL_SUSPEND != 0 {
+            self.resume();
+        }
+        Some(index)
+    }
+
+    /// The suspended bus is woken. UHCI, section 2.1.1, FGR.
+    fn resume(&mut self) {
+        self.command |= command::GLOBAL_RESUME;
+        self.status |= status::RESUME;
+    }
+
     /// The device in port `index` has something to say.
     pub fn wake(&mut self, index: usize) {
-        self.quiet = 0;
+        self.attention = ATTENTION;
         let global = self.command & command::GLOBAL_SUSPEND != 0;
         if self.ports.get_mut(index).is_some_and(|port| port.wake(global)) && global {
-            self.command |= command::GLOBAL_RESUME;
-            self.status |= status::RESUME;
+            self.resume();
         }
     }
 
@@ -199,7 +242,9 @@ impl Controller {
 
     /// Writes those bits of the register of 2 bytes at `at` that `mask` has.
     pub fn write(&mut self, at: usize, value: u16, mask: u16) {
-        self.quiet = 0;
+        if at != offset::USBSTS {
+            self.quiet = 0;
+        }
         let merge = |old: u16| old & !mask | value & mask;
         match at {
             offset::USBCMD => self.write_command(merge(self.command)),
@@ -257,7 +302,7 @@ impl Controller {
     pub fn reset(&mut self) {
         self.reset_registers();
         self.ports.iter_mut().for_each(Port::reset);
-        (self.frames, self.quiet) = (0, 0);
+        (self.frames, self.quiet, self.attention) = (0, 0, 0);
     }
 
     pub fn save(&self, writer: &mut StateWriter) {
@@ -291,7 +336,7 @@ impl Controller {
         (self.command, self.status, self.interrupt_enable) = (command, status, interrupt_enable);
         (self.completed, self.short_packet) = (completed, short_packet);
         (self.frame_number, self.frame_list, self.sofmod) = (frame_number, frame_list, sofmod);
-        (self.frames, self.quiet) = (frames, 0);
+        (self.frames, self.quiet, self.attention) = (frames, 0, ATTENTION);
         self.ports.iter_mut().try_for_each(|port| port.load(reader))
     }
 }

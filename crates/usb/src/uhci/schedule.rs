@@ -1,5 +1,5 @@
 use super::descriptor::{Link, PID_IN, PID_OUT, PID_SETUP, QueueHead, TransferDescriptor, actual_length, control};
-use super::registers::{Controller, Fault, system_error};
+use super::registers::{ATTENTION, Controller, Fault, system_error};
 use crate::bus::{Response, Speed, Token, Transaction};
 use hv::GuestMemory;
 
@@ -65,7 +65,10 @@ struct Frame<'a> {
     error: bool,
     /// Something was done since the loop detection's mark was set, so that a second turn may do more.
     progress: bool,
+    /// Something was done that drivers may follow up, or that is to be tried again.
     active: bool,
+    /// A report was taken.
+    reported: bool,
 }
 
 impl Controller {
@@ -81,16 +84,21 @@ impl Controller {
             error: false,
             progress: false,
             active: false,
+            reported: false,
         };
         let known = barren.0.len();
         let walked = frame.walk(barren);
-        let Frame { completed, short_packet, error, active, .. } = frame;
+        let Frame { completed, short_packet, error, active, reported, .. } = frame;
         match walked {
-            _ if active => barren.0.clear(),
+            _ if active || reported => barren.0.clear(),
             Ok(End::OutOfTime) => barren.0.truncate(known),
             _ => {}
         }
         self.quiet = if active { 0 } else { self.quiet.saturating_add(1) };
+        self.attention = if reported { 0 } else { self.attention.saturating_sub(1) };
+        if reported && self.ports.iter().filter_map(|port| port.active_device()).any(|device| device.has_report()) {
+            self.attention = ATTENTION;
+        }
         self.end_frame(completed, short_packet, error);
         if let Err(fault) = walked {
             self.fail(fault);
@@ -108,7 +116,7 @@ impl Frame<'_> {
         // there again, with nothing done since, is through with the frame.
         let mut mark = None;
         for step in 1..=MOST_STEPS {
-            if link.is_end() || mark == Some(link) && !self.progress || barren.contains(link) && !self.active {
+            if link.is_end() || mark == Some(link) && !self.progress || barren.contains(link) && !self.is_busy() {
                 return Ok(End::Through);
             }
             if step.is_power_of_two() || mark == Some(link) {
@@ -140,6 +148,10 @@ impl Frame<'_> {
             };
         }
         Ok(End::OutOfTime)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.active || self.reported
     }
 
     fn visit(&mut self, descriptor: &TransferDescriptor, queued: bool) -> Result<Outcome, Fault> {
@@ -208,7 +220,12 @@ impl Frame<'_> {
                 _ => return self.retry(descriptor, control::CRC_OR_TIMEOUT),
             },
         };
-        (self.progress, self.active) = (true, true);
+        self.progress = true;
+        if descriptor.pid() == PID_IN && descriptor.endpoint() != 0 && status == 0 {
+            self.reported = true;
+        } else {
+            self.active = true;
+        }
         let mut word = descriptor.control & !(control::STATUS | control::ACTUAL_LENGTH) | status | actual_length(moved);
         if status & control::STALLED != 0 && status & control::CRC_OR_TIMEOUT != 0 {
             word &= !control::ERRORS;

@@ -35,7 +35,9 @@ impl Board {
         let lines = IrqLines::new(Arc::new(NoInterrupts));
         let pci = PciBus::new(&buses, Arc::new(NoInterrupts), &lines).unwrap();
         let (tablet, keyboard) = (Arc::new(Tablet::new()), Arc::new(Keyboard::new()));
-        let uhci = Uhci::insert([Some(tablet.clone()), Some(keyboard.clone())], &memory, &timers, &pci).unwrap();
+        let uhci = Uhci::insert(&memory, &timers, &pci).unwrap();
+        uhci.plug(tablet.clone()).unwrap();
+        uhci.plug(keyboard.clone()).unwrap();
         pci.assign_resources().unwrap();
         Board { _timers: timers, buses, pci, memory, uhci, tablet, keyboard }
     }
@@ -58,6 +60,8 @@ impl Board {
 #[test]
 fn the_function_is_the_piix3s() {
     let board = Board::new();
+    let third = board.uhci.plug(Arc::new(Tablet::new())).unwrap_err();
+    assert_eq!(third.to_string(), "there is no USB port left for usb-tablet: the machine has 2");
     assert_eq!(board.config(0x00), 0x7020_8086);
     assert_eq!(board.config(0x08), 0x0C03_0001);
     assert_eq!(board.config(0x3C) >> 8 & 0xFF, 4);

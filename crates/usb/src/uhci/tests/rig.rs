@@ -67,6 +67,12 @@ impl UsbDevice for Scripted {
         Speed::Full
     }
     fn connect(&self, _: Wake) {}
+    fn has_report(&self) -> bool {
+        false
+    }
+    fn next_report(&self) -> Option<u64> {
+        None
+    }
     fn transact(&self, token: Token, transaction: Transaction, _: u64) -> Response {
         let data = match transaction {
             Transaction::Setup(data) | Transaction::Out { data, .. } => data.to_vec(),
@@ -90,6 +96,15 @@ pub(super) fn data(bytes: &[u8], toggle: bool) -> Response {
     Response::Data { data: bytes.to_vec(), toggle }
 }
 
+/// A controller with these devices in its ports.
+pub(super) fn controller(devices: &[Arc<dyn UsbDevice>]) -> Controller {
+    let mut controller = Controller::new();
+    for (index, device) in devices.iter().enumerate() {
+        assert_eq!(controller.plug(device), Some(index));
+    }
+    controller
+}
+
 pub(super) struct Rig {
     pub(super) memory: Arc<GuestMemory>,
     pub(super) controller: Controller,
@@ -97,10 +112,10 @@ pub(super) struct Rig {
 
 impl Rig {
     /// A controller that runs, its ports enabled; every frame leads to [`QUEUE`].
-    pub(super) fn new(devices: [Option<Arc<dyn UsbDevice>>; 2]) -> Self {
+    pub(super) fn new(devices: &[Arc<dyn UsbDevice>]) -> Self {
         let region = Region { address: 0, size: RAM, offset: 0, readonly: false };
         let memory = Arc::new(GuestMemory::new(&[region]).unwrap());
-        let mut rig = Rig { memory, controller: Controller::new(devices) };
+        let mut rig = Rig { memory, controller: controller(devices) };
         for frame in 0..1024 {
             rig.put(FRAME_LIST + 4 * frame, &[QUEUE | Q]);
         }
@@ -118,7 +133,7 @@ impl Rig {
 
     pub(super) fn scripted() -> (Self, Arc<Scripted>) {
         let device = Arc::new(Scripted::default());
-        (Rig::new([Some(device.clone()), None]), device)
+        (Rig::new(&[device.clone()]), device)
     }
 
     pub(super) fn put(&self, address: u32, words: &[u32]) {
