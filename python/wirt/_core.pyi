@@ -289,7 +289,7 @@ class Machine:
         buttons: bit 0 left, 1 right, 2 middle, 3 and 4 the fourth and fifth. Does not wait; movements add up.
         """
     def tablet(self, x: int, y: int, wheel: int, buttons: int) -> bool:
-        """Put the USB tablet's pointer at (x, y), from 0 to 0x7FFF, and the rest as for `mouse`, buttons 0 to 2.
+        """Put the USB tablet's pointer at (x, y), from 0 to 0x7FFF, the rest as for `mouse` (buttons 0 to 2).
 
         False, with nothing done, when the guest listens to no tablet.
         """

@@ -148,7 +148,9 @@ MODELS: Final = {
             _action(("poweroff", "pause", "none"), "what is done when the guest panics"),
             _add_pvpanic,
         ),
-        Model("uhci", "USB controller of the PIIX3 with two ports of full and low speed", "with a USB device"),
+        Model(
+            "uhci", "USB controller of the PIIX3 with two ports of full and low speed", "with a USB device"
+        ),
         Model(
             "usb-tablet",
             "pointer that goes where a viewer's mouse is, with 3 buttons and a wheel",

@@ -20,8 +20,8 @@ _WHEEL_DOWN: Final = 1 << 4
 
 
 class Keyboard:
-    """The USB keyboard where the guest listens to one, or else the PS/2 keyboard. Keys are lost on a machine that
-    has ended.
+    """The USB keyboard where the guest listens to one, or else the PS/2 keyboard. Keys are lost on a machine
+    that has ended.
     """
 
     def __init__(self, machine: Callable[[], _core.Machine | None]) -> None:

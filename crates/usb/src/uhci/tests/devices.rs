@@ -6,7 +6,7 @@ use std::sync::Arc;
 #[test]
 fn a_tablet_is_enumerated_and_points() {
     let tablet = Arc::new(Tablet::new());
-    let mut rig = Rig::new(&[tablet.clone()]);
+    let mut rig = Rig::new([tablet.clone()]);
     let device = rig.request(0, 0, get_descriptor(1, 0, 64), &[]).unwrap();
     assert_eq!(device, [18, 1, 0x10, 1, 0, 0, 0, 8, 0x27, 6, 1, 0, 0, 1, 1, 2, 0, 1]);
     assert_eq!(rig.request(0, 0, SET_ADDRESS_5, &[]), Ok(vec![]));
@@ -43,7 +43,7 @@ fn a_tablet_is_enumerated_and_points() {
 #[test]
 fn a_keyboard_types_and_shines() {
     let keyboard = Arc::new(Keyboard::new());
-    let mut rig = Rig::new(&[keyboard.clone()]);
+    let mut rig = Rig::new([keyboard.clone()]);
     assert_eq!(rig.request(0, 0, SET_ADDRESS_5, &[]), Err(STALLED | TIMEOUT), "full speed");
     assert_eq!(rig.request(0, LOW, SET_ADDRESS_5, &[]), Ok(vec![]));
     assert_eq!(rig.request(5, LOW, SET_CONFIGURATION_1, &[]), Ok(vec![]));
@@ -63,7 +63,7 @@ fn a_keyboard_types_and_shines() {
 #[test]
 fn announced_lengths_are_checked_before_they_are_believed() {
     let keyboard = Arc::new(Keyboard::new());
-    let mut rig = Rig::new(&[keyboard.clone()]);
+    let mut rig = Rig::new([keyboard.clone()]);
     rig.request(0, LOW, SET_CONFIGURATION_1, &[]).unwrap();
     let set_report = |length: u16| [0x21, 9, 0, 2, 0, 0, length as u8, (length >> 8) as u8];
     // Announced: 65535 bytes; none is taken.
@@ -96,7 +96,7 @@ fn announced_lengths_are_checked_before_they_are_believed() {
 #[test]
 fn the_idle_rate_repeats_reports() {
     let keyboard = Arc::new(Keyboard::new());
-    let mut rig = Rig::new(&[keyboard.clone()]);
+    let mut rig = Rig::new([keyboard.clone()]);
     rig.request(0, LOW, SET_CONFIGURATION_1, &[]).unwrap();
     rig.request(0, LOW, [0x21, 10, 0, 9, 0, 0, 0, 0], &[]).unwrap();
     keyboard.key(0x1E, true);
@@ -114,7 +114,7 @@ fn the_idle_rate_repeats_reports() {
 #[test]
 fn the_controller_sleeps_while_nothing_is_going_on_and_devices_end_it() {
     let keyboard = Arc::new(Keyboard::new());
-    let mut rig = Rig::new(&[keyboard.clone()]);
+    let mut rig = Rig::new([keyboard.clone()]);
     rig.request(0, LOW, SET_CONFIGURATION_1, &[]).unwrap();
     rig.request(0, LOW, [0x21, 10, 0, 0, 0, 0, 0, 0], &[]).unwrap();
     assert_eq!(rig.controller.next_look(), 1, "a transfer may be followed by another");
@@ -162,7 +162,7 @@ fn the_controller_sleeps_while_nothing_is_going_on_and_devices_end_it() {
 #[test]
 fn a_snapshot_in_the_middle_of_a_transfer_goes_on() {
     let keyboard = Arc::new(Keyboard::new());
-    let mut rig = Rig::new(&[keyboard.clone()]);
+    let mut rig = Rig::new([keyboard.clone()]);
     rig.request(0, LOW, SET_CONFIGURATION_1, &[]).unwrap();
     keyboard.key(0x1E, true);
     rig.memory.write(DATA.into(), &get_descriptor(2, 0, 34)).unwrap();
@@ -175,21 +175,22 @@ fn a_snapshot_in_the_middle_of_a_transfer_goes_on() {
     let mut writer = StateWriter::new(1);
     rig.controller.save(&mut writer);
     let saved = writer.finish();
-    let mut other = Rig { controller: controller(&[Arc::new(Keyboard::new())]), ..rig };
+    let mut other = Rig { controller: controller([Arc::new(Keyboard::new())]), ..rig };
     let mut reader = StateReader::new("x", &saved, 1).unwrap();
     other.controller.load(&mut reader).unwrap();
     reader.finish().unwrap();
     other.frame();
     assert_eq!(other.bytes(DATA + 0x1000), [50, 9, 4, 0, 0, 1, 3, 1], "the second 8 bytes");
     assert_eq!(other.poll(0, LOW, 0), Some(vec![0, 0, 4, 0, 0, 0, 0, 0]));
-    let load = |devices: &[Arc<dyn UsbDevice>], bytes: &[u8]| {
-        let mut reader = StateReader::new("x", bytes, 1)?;
-        controller(devices).load(&mut reader)?;
-        reader.finish()
-    };
     let keyboard = || -> Arc<dyn UsbDevice> { Arc::new(Keyboard::new()) };
-    assert!(load(&[], &saved).is_err());
+    assert!(load([], &saved).is_err());
     for end in 0..saved.len() {
-        assert!(load(&[keyboard()], &saved[..end]).is_err());
+        assert!(load([keyboard()], &saved[..end]).is_err());
     }
+}
+
+fn load<const N: usize>(devices: [Arc<dyn UsbDevice>; N], state: &[u8]) -> Result<(), String> {
+    let mut reader = StateReader::new("x", state, 1)?;
+    controller(devices).load(&mut reader)?;
+    reader.finish()
 }

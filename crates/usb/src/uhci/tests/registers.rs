@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 #[test]
 fn registers_after_reset_are_those_of_the_specification() {
-    let rig = controller(&[Arc::new(Tablet::new()), Arc::new(Keyboard::new())]);
+    let rig = controller([Arc::new(Tablet::new()), Arc::new(Keyboard::new())]);
     let registers = rig.registers();
     let word = |at: usize| u16::from_le_bytes([registers[at], registers[at + 1]]);
     assert_eq!([0, 2, 4, 6, 8, 10, 12].map(word), [0, HALTED, 0, 0, 0, 0, 0x40]);
@@ -15,7 +15,7 @@ fn registers_after_reset_are_those_of_the_specification() {
 
 #[test]
 fn a_port_is_reset_enabled_and_forgets_changes() {
-    let mut controller = controller(&[Arc::new(Tablet::new())]);
+    let mut controller = controller([Arc::new(Tablet::new())]);
     let mut step = |port: usize, value: u16| {
         controller.write(port, value, 0xFFFF);
         let registers = controller.registers();
@@ -38,7 +38,7 @@ fn a_port_is_reset_enabled_and_forgets_changes() {
 #[test]
 fn a_device_that_may_wakes_the_suspended_bus() {
     let keyboard = Arc::new(Keyboard::new());
-    let mut rig = Rig::new(&[keyboard.clone()]);
+    let mut rig = Rig::new([keyboard.clone()]);
     rig.request(0, LOW, SET_CONFIGURATION_1, &[]).unwrap();
     for allowed in [false, true] {
         if allowed {
@@ -61,7 +61,7 @@ fn a_device_that_may_wakes_the_suspended_bus() {
 
 #[test]
 fn a_device_is_plugged_into_a_free_port_and_wakes_the_bus() {
-    let mut rig = Rig::new(&[]);
+    let mut rig = Rig::new([]);
     rig.write(0x00, 8);
     let tablet: Arc<dyn UsbDevice> = Arc::new(Tablet::new());
     assert_eq!([(); 3].map(|()| rig.controller.plug(&tablet)), [Some(0), Some(1), None]);

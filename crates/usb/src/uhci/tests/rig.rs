@@ -97,7 +97,7 @@ pub(super) fn data(bytes: &[u8], toggle: bool) -> Response {
 }
 
 /// A controller with these devices in its ports.
-pub(super) fn controller(devices: &[Arc<dyn UsbDevice>]) -> Controller {
+pub(super) fn controller<const N: usize>(devices: [Arc<dyn UsbDevice>; N]) -> Controller {
     let mut controller = Controller::new();
     for (index, device) in devices.iter().enumerate() {
         assert_eq!(controller.plug(device), Some(index));
@@ -112,7 +112,7 @@ pub(super) struct Rig {
 
 impl Rig {
     /// A controller that runs, its ports enabled; every frame leads to [`QUEUE`].
-    pub(super) fn new(devices: &[Arc<dyn UsbDevice>]) -> Self {
+    pub(super) fn new<const N: usize>(devices: [Arc<dyn UsbDevice>; N]) -> Self {
         let region = Region { address: 0, size: RAM, offset: 0, readonly: false };
         let memory = Arc::new(GuestMemory::new(&[region]).unwrap());
         let mut rig = Rig { memory, controller: controller(devices) };
@@ -133,7 +133,7 @@ impl Rig {
 
     pub(super) fn scripted() -> (Self, Arc<Scripted>) {
         let device = Arc::new(Scripted::default());
-        (Rig::new(&[device.clone()]), device)
+        (Rig::new([device.clone()]), device)
     }
 
     pub(super) fn put(&self, address: u32, words: &[u32]) {
