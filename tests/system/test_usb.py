@@ -23,6 +23,6 @@ def test_the_bios_reads_the_usb_keyboard(tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes((TYPE.ljust(SECTOR - 2, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
     with wirt.VM(disks=[disk], devices=["usb-kbd", "isa-debug-exit"], accel="recompiler") as vm:
-        vm.console.expect(r"\?", timeout=60)
+        vm.console.expect(r"(?s)Booting from Hard Disk.*\?", timeout=60)
         vm.keyboard.type("Z")
         assert vm.wait(60).exit_status == 2 * ord("Z") + 1

@@ -23,7 +23,7 @@ PYTHON_LAYERS = [
 CRATE_LAYERS = [
     {"hv", "block", "net"},
     {"hv-kvm", "recompiler", "board", "display"},
-    {"virtio", "ata", "e1000", "vga"},
+    {"virtio", "ata", "e1000", "vga", "usb"},
     {"wirt-core"},
 ]
 
