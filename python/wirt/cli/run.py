@@ -219,6 +219,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
             serial=fd,
             devices=arguments.device,
             on_io_error=arguments.on_io_error,
+            log=_log,
             reboot=not arguments.no_reboot,
             instruments=_instruments(arguments),
         )
@@ -241,6 +242,12 @@ def _run_machine(arguments: argparse.Namespace) -> int:
     if ending.message is not None:
         print(f"wirt: {ending.message}", file=sys.stderr)
     return ending.exit_status
+
+
+def _log(sentence: str) -> None:
+    # The terminal may be in raw mode, where a new line does not begin at the left.
+    end = "\r\n" if os.isatty(2) else "\n"
+    print(f"wirt: {sentence}", end=end, file=sys.stderr, flush=True)
 
 
 def _append(arguments: argparse.Namespace, serial: Serial) -> str | None:

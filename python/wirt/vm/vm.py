@@ -68,7 +68,8 @@ class VM:
     options, as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware prints to port
     0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With
     `on_io_error` "pause" a disk's request that the host cannot do is no error for the guest: the machine
-    stops, and tries again when it is resumed. With `reboot`, a
+    stops, and tries again when it is resumed. `log` is told, in sentences and from any thread, what else
+    happens (default: Python's logging, as wirt). With `reboot`, a
     guest's reset starts the machine again from its images; otherwise it ends it. `instruments` look at the
     recompiler.
 
@@ -100,6 +101,7 @@ class VM:
         debug_port: int | None = None,
         fw_cfg: Mapping[str, bytes] | None = None,
         on_io_error: str = "report",
+        log: Callable[[str], object] | None = None,
         reboot: bool = True,
         instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
@@ -125,6 +127,7 @@ class VM:
             raise UsageError(
                 f"On an I/O error there is no {on_io_error!r}: use {' or '.join(IO_ERROR_ACTIONS)}."
             )
+        self._log = _log if log is None else log
         self._pauses_on_io_error = on_io_error == "pause"
         chosen = choose(accel)
         self.accelerator = chosen.name
@@ -182,7 +185,7 @@ class VM:
             self._config = self._make_config(debug_port, serial_firmware=wanted is None)
             self._pc = self._assemble()
             if wanted is not None:
-                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, _log)
+                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, self._log)
         except BaseException:
             self.close()
             raise
@@ -358,7 +361,7 @@ class VM:
     def _told(self, device: str, event: str) -> None:
         """A device has something to tell, on a thread of the machine's: nothing here may wait for it."""
         if device == "disk":
-            _log(f"A disk's request cannot be done ({event}): the machine is paused until it is resumed.")
+            self._log(f"A disk's request cannot be done ({event}): the machine is paused.")
             action = "pause"
         else:
             wishes = next(named.options for named in self.spec.named_devices if named.model == device)
