@@ -272,8 +272,13 @@ class Machine:
         """Add the debug port 0x402, which writes to a duplicate of `fd`."""
     def press_power_button(self) -> None:
         """Ask the guest to power off."""
+    def add_usb_tablet(self) -> None:
+        """Plug a tablet into the USB controller, which is added with the first device."""
+    def add_usb_keyboard(self) -> None:
+        """Plug a keyboard into the USB controller."""
     def key(self, code: int, down: bool) -> None:
-        """Press a key of the PS/2 keyboard, or let it go. Does not wait.
+        """Press a key of the USB keyboard, where the guest listens to one, or else of the PS/2 keyboard; or
+        let it go. Does not wait.
 
         `code` is the key's in scan code set 1, plus 0x80 where E0 goes before it, as in RFB's extended key
         event: Print Screen is 0xB7, Pause 0xC6. What is no key's is ignored, and so is what does not change:
@@ -283,9 +288,14 @@ class Machine:
         """Move the PS/2 mouse right and down, turn its wheel by `dz` notches towards the user, and set its
         buttons: bit 0 left, 1 right, 2 middle, 3 and 4 the fourth and fifth. Does not wait; movements add up.
         """
+    def tablet(self, x: int, y: int, wheel: int, buttons: int) -> bool:
+        """Put the USB tablet's pointer at (x, y), from 0 to 0x7FFF, the rest as for `mouse` (buttons 0 to 2).
+
+        False, with nothing done, when the guest listens to no tablet.
+        """
     @property
     def keyboard_leds(self) -> int:
-        """The PS/2 keyboard's lights: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock."""
+        """The lights of the keyboard that `key` presses: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock."""
     def add_disk(self, slot: int, name: str, fd: int, readonly: bool, serial: str) -> None:
         """Add a virtio disk over a duplicate of `fd` at PCI slot 2 to 31. `serial`: at most 20 ASCII
         bytes.

@@ -24,7 +24,7 @@ CRATE_LAYERS = [
     {"hv", "block", "net"},
     {"hv-kvm", "recompiler", "board", "display"},
     {"scsi"},
-    {"virtio", "ata", "e1000", "vga"},
+    {"virtio", "ata", "e1000", "vga", "usb"},
     {"wirt-core"},
 ]
 

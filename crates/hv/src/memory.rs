@@ -339,6 +339,21 @@ impl GuestMemory {
         Ok(u32::from_le(unsafe { AtomicU32::from_ptr(host.cast()) }.load(Ordering::Acquire)))
     }
 
+    /// Writes a naturally aligned little-endian 32-bit value in one access, with release ordering.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::store_u16`].
+    pub fn store_u32(&self, address: u64, value: u32) -> Result<(), MemoryError> {
+        let host = self.aligned(address, 4)?;
+        if self.region(address).is_some_and(|region| region.readonly) {
+            return Err(MemoryError::Readonly { address });
+        }
+        // SAFETY: as in `load_u16`.
+        unsafe { AtomicU32::from_ptr(host.cast()) }.store(value.to_le(), Ordering::Release);
+        self.written(host as u64 - self.base.as_ptr() as u64, 4);
+        Ok(())
+    }
+
     /// Reads a naturally aligned little-endian 64-bit value in one access, with acquire ordering.
     ///
     /// # Errors
@@ -474,6 +489,9 @@ mod tests {
         assert!(memory.read(u64::MAX, &mut [0, 0]).is_err());
         assert!(memory.host(0x10_0FFF, 2).is_none());
         assert!(memory.load_u16(0x1001).is_err());
+        assert!(memory.store_u32(0x1002, 0).is_err() && memory.store_u32(0x3000, 0).is_err());
+        memory.store_u32(0x2FFC, 0x1234_5678).unwrap();
+        assert_eq!(memory.load_u32(0x2FFC), Ok(0x1234_5678));
     }
 
     #[test]
@@ -483,6 +501,7 @@ mod tests {
         assert_eq!(memory.write(0x1010, &[1]), Err(MemoryError::Readonly { address: 0x1010 }));
         assert_eq!(memory.write(0xFFF, &[1, 2]), Err(MemoryError::Readonly { address: 0x1000 }));
         assert_eq!(memory.store_u16(0x1020, 1), Err(MemoryError::Readonly { address: 0x1020 }));
+        assert_eq!(memory.store_u32(0x1020, 1), Err(MemoryError::Readonly { address: 0x1020 }));
         memory.write_backing(0x1000, &[7; 4096]).unwrap();
         let mut back = [0; 4096];
         memory.read(0x1000, &mut back).unwrap();

@@ -9,6 +9,7 @@ mod device;
 mod display;
 mod errors;
 mod hardware;
+mod input;
 mod machine;
 mod medium;
 mod memory;

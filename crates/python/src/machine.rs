@@ -1,5 +1,6 @@
 use crate::accelerator;
 use crate::errors::core_error;
+use crate::input::Usb;
 use crate::memory::GuestMemory;
 use crate::registers::{Changes, to_python};
 use crate::terminal::duplicate;
@@ -19,6 +20,8 @@ pub struct Machine {
     machine: Arc<board::Machine>,
     /// Let go of at the close: PCI functions hold files and threads.
     chipset: Mutex<Option<Chipset>>,
+    /// As the chipset.
+    pub usb: Mutex<Usb>,
     /// Where requests of disks wait instead of failing, if they are to.
     patience: OnceLock<Arc<Patience>>,
 }
@@ -87,7 +90,12 @@ impl Machine {
             for id in 0..cpus {
                 machine.add_vcpu(chipset.lapic(id), Arc::new(with_thread_state)).map_err(core_error)?;
             }
-            Ok(Machine { machine, chipset: Mutex::new(Some(chipset)), patience: OnceLock::new() })
+            Ok(Machine {
+                machine,
+                chipset: Mutex::new(Some(chipset)),
+                usb: Mutex::default(),
+                patience: OnceLock::new(),
+            })
         })
     }
 
@@ -109,21 +117,6 @@ impl Machine {
     fn press_power_button(&self) -> PyResult<()> {
         self.chipset()?.press_power_button();
         Ok(())
-    }
-
-    fn key(&self, code: u8, down: bool) -> PyResult<()> {
-        self.chipset()?.i8042().key(code, down);
-        Ok(())
-    }
-
-    fn mouse(&self, dx: i32, dy: i32, dz: i32, buttons: u8) -> PyResult<()> {
-        self.chipset()?.i8042().mouse_move(dx, dy, dz, buttons);
-        Ok(())
-    }
-
-    #[getter]
-    fn keyboard_leds(&self) -> PyResult<u8> {
-        Ok(self.chipset()?.i8042().keyboard_leds())
     }
 
     fn assign_pci_resources(&self) -> PyResult<()> {
@@ -175,6 +168,7 @@ impl Machine {
             self.machine.close();
             let chipset = self.chipset.lock().take();
             drop(chipset);
+            *self.usb.lock() = Usb::default();
         });
     }
 

@@ -71,6 +71,14 @@ def _add_pvpanic(place: Place, options: Mapping[str, str]) -> None:
     place.machine.add_pvpanic(told)
 
 
+def _add_usb_tablet(place: Place, options: Mapping[str, str]) -> None:
+    place.machine.add_usb_tablet()
+
+
+def _add_usb_keyboard(place: Place, options: Mapping[str, str]) -> None:
+    place.machine.add_usb_keyboard()
+
+
 _ALWAYS: Final = "is always there"
 _BY_NAME: Final = "comes by --device"
 _READONLY: Final = Option("ro", (), "", "the guest cannot write")
@@ -161,6 +169,23 @@ MODELS: Final = {
             _BY_NAME,
             _action(("poweroff", "pause", "none"), "what is done when the guest panics"),
             _add_pvpanic,
+        ),
+        Model(
+            "uhci",
+            "USB controller of the PIIX3 with two ports of full and low speed",
+            "comes with a USB device",
+        ),
+        Model(
+            "usb-tablet",
+            "pointer that goes where a viewer's mouse is, with 3 buttons and a wheel",
+            _BY_NAME,
+            add=_add_usb_tablet,
+        ),
+        Model(
+            "usb-kbd",
+            "keyboard, which takes the PS/2 keyboard's place while the guest listens to it",
+            _BY_NAME,
+            add=_add_usb_keyboard,
         ),
         Model(
             "i6300esb",

@@ -14,12 +14,15 @@ _STROKE: Final = 0.02
 """Seconds between two keys: a guest's keyboard holds 16 bytes, and some programs poll theirs."""
 _BUTTONS: Final = {"left": 1, "right": 2, "middle": 4}
 """As the PS/2 mouse has them."""
+_TABLET_STEPS: Final = 0x8000
 _WHEEL_UP: Final = 1 << 3
 _WHEEL_DOWN: Final = 1 << 4
 
 
 class Keyboard:
-    """The PS/2 keyboard. Keys are lost on a machine that has ended."""
+    """The USB keyboard where the guest listens to one, or else the PS/2 keyboard. Keys are lost on a machine
+    that has ended.
+    """
 
     def __init__(self, machine: Callable[[], _core.Machine | None]) -> None:
         self._machine = machine
@@ -59,13 +62,16 @@ class Keyboard:
 
 
 class Mouse:
-    """The PS/2 mouse, which knows movements only: a place on the screen is what the guest makes of them."""
+    """The PS/2 mouse, which knows movements only: a place on the screen is what the guest makes of them.
+    Viewers move the USB tablet instead, where the guest listens to one: it knows places.
+    """
 
     def __init__(self, machine: Callable[[], _core.Machine | None]) -> None:
         self._machine = machine
         self._place: tuple[int, int] | None = None
         self._buttons = 0
         self._wheel = 0
+        self._absolute = False
 
     def move_by(self, right: int, down: int) -> None:
         """Move it; movements count in the guest's own steps."""
@@ -93,9 +99,31 @@ class Mouse:
         self._place = (x, y)
         pressed = buttons & ~self._wheel
         self._wheel = buttons & (_WHEEL_UP | _WHEEL_DOWN)
-        # RFB has the middle button second, the PS/2 mouse third.
-        self._buttons = buttons & 1 | (buttons & 4) >> 1 | (buttons & 2) << 1
-        self._send(x - last_x, y - last_y, bool(pressed & _WHEEL_DOWN) - bool(pressed & _WHEEL_UP))
+        wheel = bool(pressed & _WHEEL_DOWN) - bool(pressed & _WHEEL_UP)
+        # RFB has the middle button second, mice have it third.
+        buttons = buttons & 1 | (buttons & 4) >> 1 | (buttons & 2) << 1
+        absolute = self._tablet(x, y, width, height, wheel, buttons)
+        if absolute and not self._absolute:
+            # The mouse lets go of what it held.
+            self._buttons = 0
+            self._send(0, 0, 0)
+        self._absolute = absolute
+        if not absolute:
+            self._buttons = buttons
+            self._send(x - last_x, y - last_y, wheel)
+
+    def _tablet(self, x: int, y: int, width: int, height: int, wheel: int, buttons: int) -> bool:
+        machine = self._machine()
+        if machine is None:
+            return False
+        # The middle of the pixel.
+        places = [
+            min((2 * place + 1) * _TABLET_STEPS // (2 * size), _TABLET_STEPS - 1) if size > 0 else 0
+            for place, size in ((x, width), (y, height))
+        ]
+        with contextlib.suppress(_core.CoreError):
+            return machine.tablet(places[0], places[1], wheel, buttons)
+        return False
 
     def _send(self, dx: int, dy: int, dz: int) -> None:
         machine = self._machine()
