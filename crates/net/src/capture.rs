@@ -34,7 +34,9 @@ impl Capture {
     /// When `snaplen` is none, or the beginning of the file cannot be written.
     pub fn new(backend: Arc<dyn Backend>, file: File, snaplen: u32) -> io::Result<Self> {
         if !(1..=MAX_SNAPLEN).contains(&snaplen) {
-            return Err(io::Error::other(format!("a capture takes 1 to {MAX_SNAPLEN} bytes of a frame, not {snaplen}")));
+            return Err(io::Error::other(format!(
+                "a capture takes 1 to {MAX_SNAPLEN} bytes of a frame, not {snaplen}"
+            )));
         }
         let mut file = BufWriter::with_capacity(1 << 16, file);
         let mut header = MAGIC_NANOSECONDS.to_le_bytes().to_vec();

@@ -12,13 +12,7 @@ pub fn from_socket(socket: OwnedFd) -> io::Result<Arc<dyn Backend>> {
     let mut size = size_of_val(&kind) as libc::socklen_t;
     // SAFETY: both pointers are to values of our own, and `size` is that of the first.
     let outcome = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_TYPE,
-            (&raw mut kind).cast(),
-            &raw mut size,
-        )
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut size)
     };
     check(outcome as isize)?;
     match kind {
@@ -53,9 +47,7 @@ pub(crate) fn send(socket: &OwnedFd, parts: &[IoSlice<'_>]) -> io::Result<usize>
 /// datagram is returned even if it is more.
 pub(crate) fn receive(socket: &OwnedFd, data: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
     // SAFETY: the pointer is to as many bytes of ours as are given.
-    check(unsafe {
-        libc::recv(socket.as_raw_fd(), data.as_mut_ptr().cast(), data.len(), flags | libc::MSG_DONTWAIT)
-    })
+    check(unsafe { libc::recv(socket.as_raw_fd(), data.as_mut_ptr().cast(), data.len(), flags | libc::MSG_DONTWAIT) })
 }
 
 /// Whether an error only says that it would take waiting, or another try.

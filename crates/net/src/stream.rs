@@ -156,11 +156,8 @@ impl Backend for StreamBackend {
         let outgoing = &mut *self.outgoing.lock();
         self.flush(outgoing);
         let prefix = (frame.len() as u32).to_be_bytes();
-        let sent = if outgoing.queue.is_empty() {
-            self.write(&[IoSlice::new(&prefix), IoSlice::new(frame)])
-        } else {
-            0
-        };
+        let sent =
+            if outgoing.queue.is_empty() { self.write(&[IoSlice::new(&prefix), IoSlice::new(frame)]) } else { 0 };
         // Of a frame that was begun the rest must follow.
         if sent > 0 || outgoing.queue.len() + PREFIX + frame.len() <= OUTGOING {
             outgoing.queue.extend(prefix.iter().chain(frame).skip(sent));
