@@ -8,17 +8,16 @@ use crate::terminal::{Terminal, duplicate};
 use ata::{Attachment, Ide};
 use block::RawFile;
 use board::{
-    ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, I6300esb, PVPANIC_PORT, PanicEvent, PcTestdev, Pflash,
-    Pvpanic, Uart, WatchdogAction,
+    ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, I6300esb, PVPANIC_PORT, PanicEvent, PcTestdev,
+    Pflash, Pvpanic, Uart, WatchdogAction,
 };
 use hv::Region;
-use net::NullBackend;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::fs::File;
 use std::sync::Arc;
 use vga::Vga;
-use virtio::{Blk, BlkOptions, Net, NetOptions, Rng};
+use virtio::{Blk, BlkOptions, Rng};
 
 /// What is attached to a place of an IDE channel: a disk (descriptor, read-only, serial number), or a CD-ROM drive (its
 /// slot, serial number).
@@ -59,11 +58,6 @@ impl Machine {
         pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(disk)).map_err(core_error)
     }
 
-    fn add_net(&self, slot: u8, name: &str, mac: [u8; 6]) -> PyResult<()> {
-        let net = Net::new(name, NetOptions { mac, mtu: None }, Arc::new(NullBackend));
-        pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(net)).map_err(core_error)
-    }
-
     fn add_rng(&self, slot: u8, name: &str) -> PyResult<()> {
         pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(Rng::new(name))).map_err(core_error)
     }
@@ -96,7 +90,6 @@ impl Machine {
         let device = Arc::new(PyDevice::new(device, name, sizes)?);
         self.board().buses().insert_mmio(first..=last, device).map_err(core_error)
     }
-
 
     fn add_vga(&self, slot: u8, screen: &Screen, offset: u64, size: u64, rom: Vec<u8>) -> PyResult<()> {
         let machine = self.board();

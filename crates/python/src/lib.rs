@@ -12,6 +12,7 @@ mod hardware;
 mod machine;
 mod medium;
 mod memory;
+mod net;
 mod pci_devices;
 mod registers;
 mod screen;
@@ -30,6 +31,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<machine::Machine>()?;
     module.add_class::<medium::Medium>()?;
     module.add_class::<memory::GuestMemory>()?;
+    module.add_class::<net::Network>()?;
     module.add_class::<display::PixelFormat>()?;
     module.add_class::<screen::Frame>()?;
     module.add_class::<screen::Screen>()?;

@@ -18,8 +18,8 @@ from wirt.storage.raw import open_raw
 Bus = Literal["virtio", "ide"]
 DISK_BUSES: Final[tuple[Bus, ...]] = ("virtio", "ide")
 IDE_PLACES: Final = 4
-BootKind = Literal["disk", "cdrom"]
-BOOT_ORDER: Final[tuple[BootKind, ...]] = ("disk", "cdrom")
+BootKind = Literal["disk", "cdrom", "net"]
+BOOT_ORDER: Final[tuple[BootKind, ...]] = ("disk", "cdrom", "net")
 _CDROM_ORDER: Final = (2, 3, 0, 1)
 """Where a CD-ROM drive goes first: the secondary channel, as is usual."""
 

@@ -16,6 +16,7 @@ from wirt.machine import hardware, rom
 from wirt.machine.drives import BOOT_ORDER, BootKind, Disk, ide_places
 from wirt.machine.firmware import USER_PREFIX
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
+from wirt.machine.nets import Card, Net, cards_of, check_nets, parse_net
 from wirt.vm.sizes import format_size, parse_size
 
 MAX_CPUS: Final = 255
@@ -43,12 +44,21 @@ class Spec(NamedTuple):
     disks: tuple[Disk, ...]
     cdroms: tuple[Path | None, ...]
     """What is in each CD-ROM drive at the start."""
+    nets: tuple[Net, ...]
+    cards: tuple[Card, ...]
+    """Network cards, and what goes into the machine for each."""
     vga: bool
     devices: tuple[Device, ...]
     named_devices: tuple[hardware.NamedDevice, ...]
     fw_cfg: Mapping[str, bytes]
     uuid: bytes
     """16 bytes, in the order in which UUIDs are written (RFC 9562)."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that the machine reads or writes."""
+        images = [self.kernel, self.initrd, self.nvram, *self.cdroms, *(disk.path for disk in self.disks)]
+        return [image for image in images if isinstance(image, Path)]
 
 
 def make_spec(
@@ -66,6 +76,7 @@ def make_spec(
     cpu: str,
     disks: Sequence[str | os.PathLike[str] | Disk],
     cdroms: Sequence[str | os.PathLike[str] | None] = (),
+    nets: Sequence[str | Net] | None = None,
     vga: bool | None = None,
     devices: Sequence[Device | str],
     fw_cfg: Mapping[str, bytes] | None = None,
@@ -84,7 +95,7 @@ def make_spec(
         raise UsageError("A kernel is started without firmware: leave one of the two out.")
     if append is not None and not isinstance(append, str):
         raise UsageError(f"The kernel command line is given as {type(append).__name__}: give a string.")
-    for wish, given in (("disks", disks), ("cdroms", cdroms), ("devices", devices)):
+    for wish, given in (("disks", disks), ("cdroms", cdroms), ("nets", nets), ("devices", devices)):
         if isinstance(given, str | bytes | os.PathLike):
             raise UsageError(f"Several {wish} can be given: write {wish}=[{given!r}] for one.")
     models = [device for device in devices if isinstance(device, Device)]
@@ -97,7 +108,8 @@ def make_spec(
     checked_disks = _disks(disks)
     discs = tuple(None if cdrom is None else _cdrom(Path(cdrom)) for cdrom in cdroms)
     ide_places(sum(disk.bus == "ide" for disk in checked_disks), len(discs))
-    boots = guest is None and kernel is None and bool(disks or discs)
+    order = _boot(boot)
+    boots = guest is None and kernel is None and bool(disks or discs or order[0] == "net")
     found = _firmware(firmware, boots=boots)
     if nvram is not None and (found is None or found.variables is None):
         raise UsageError(
@@ -105,6 +117,12 @@ def make_spec(
         )
     if (boot or boot_menu) and found is None:
         raise UsageError("Nothing but firmware looks for what to boot: give a firmware, or no order.")
+    uuid = _random_uuid()
+    network_cards, cards = _nets(nets, uuid, firmware=found is not None)
+    if order[0] == "net" and not any(card.rom for card in cards):
+        raise UsageError(
+            "No network card could boot: give one a network (--net), and install the package ipxe-qemu."
+        )
     return Spec(
         guest="tiny" if guest is not None else None,
         kernel=_image("kernel", kernel),
@@ -112,18 +130,20 @@ def make_spec(
         append=append,
         firmware=found,
         nvram=None if nvram is None else _nvram(Path(nvram)),
-        boot=_boot(boot),
+        boot=order,
         boot_menu=boot_menu,
         memory=_memory(memory),
         cpus=_cpus(cpus),
         cpu=_cpu(cpu),
         disks=checked_disks,
         cdroms=discs,
+        nets=network_cards,
+        cards=cards,
         vga=found is not None if vga is None else vga,
         devices=tuple(models),
         named_devices=named,
         fw_cfg=_fw_cfg(fw_cfg or {}),
-        uuid=_random_uuid(),
+        uuid=uuid,
     )
 
 
@@ -208,6 +228,21 @@ def _boot(wish: str | Sequence[str]) -> tuple[BootKind, ...]:
             raise UsageError(f"{word!r} is nothing to boot from, or said twice: use {', '.join(BOOT_ORDER)}.")
         kinds.append(kind)
     return (*kinds, *(kind for kind in BOOT_ORDER if kind not in kinds))
+
+
+def _nets(
+    wish: Sequence[str | Net] | None, uuid: bytes, *, firmware: bool
+) -> tuple[tuple[Net, ...], tuple[Card, ...]]:
+    wishes = [Net()] if wish is None else [] if list(wish) == ["none"] else wish
+    if "none" in wishes:
+        raise UsageError("No network card is asked for, and one as well: leave none out.")
+    found = tuple(net if isinstance(net, Net) else parse_net(net) for net in wishes)
+    check_nets(found)
+    cards = cards_of(found, uuid, firmware=firmware)
+    for card in cards:
+        if card.rom is not None:
+            _check_file("expansion ROM", card.rom, writable=False)
+    return found, cards
 
 
 def _nvram(path: Path) -> Path:
