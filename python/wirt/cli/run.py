@@ -128,8 +128,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--net",
         action="append",
         metavar="NETWORK[,OPTION=VALUE]",
-        help="a network card on unix:PATH, tcp:HOST:PORT, udp:PORT:HOST:PORT or fd:NUMBER, sockets that speak "
-        "as those of QEMU and passt do, or isolated, with nobody else (default); none: no card. Options: "
+        help="a network card on unix:PATH, tcp:HOST:PORT, udp:PORT:HOST:PORT or fd:NUMBER, sockets that "
+        "speak as QEMU's and passt's do, or isolated, with nobody else (default); none: no card. Options: "
         "model=virtio|e1000, mac=ADDRESS, rom=none|FILE, capture=FILE, snaplen=BYTES. May be given several "
         "times",
     )
