@@ -1,7 +1,7 @@
 """A network of one server, behind a stream socket: it answers ARP and pings, gives addresses by DHCP and files by TFTP.
 
-Sources: RFC 826 (ARP), 791 (IPv4), 792 (ICMP), 768 (UDP), 2131 and 2132 (DHCP), 1350, 2347 to 2349 (TFTP); for option
-175, iPXE's documentation of `dhcp.pxe-server`.
+Sources: RFC 826 (ARP), 791 (IPv4), 792 (ICMP), 768 (UDP), 2131 and 2132 (DHCP), 1350, 2347 to 2349 (TFTP), 4861 (IPv6
+routers); for option 175, iPXE's documentation of `dhcp.pxe-server`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ CLIENT: Final = bytes((10, 9, 8, 2))
 """Addresses of the server, and of whoever asks for one."""
 MASK: Final = bytes((255, 255, 255, 0))
 
-_ARP, _IPV4 = 0x0806, 0x0800
-_ICMP, _UDP = 1, 17
+_ARP, _IPV4, _IPV6 = 0x0806, 0x0800, 0x86DD
+_ICMP, _UDP, _ICMP6 = 1, 17, 58
+_ROUTER_SOLICITATION, _ROUTER_ADVERTISEMENT = 133, 134
+_LINK_LOCAL: Final = bytes.fromhex("fe80000000000000000000fffe000001")
+_ALL_NODES_MAC: Final = bytes.fromhex("333300000001")
+_ALL_NODES: Final = bytes.fromhex("ff020000000000000000000000000001")
 _DHCP_SERVER, _DHCP_CLIENT, _TFTP = 67, 68, 69
 _TRANSFER: Final = 40000
 """The server's port for all transfers: there is one client, which asks for one block at a time."""
@@ -115,6 +119,16 @@ class PxeServer:
             elif packet[9] == _UDP:
                 source, target, length = struct.unpack_from(">HHH", payload)
                 self._take_udp(client, packet[12:16], source, target, payload[8:length])
+
+        elif kind == _IPV6 and packet[6] == _ICMP6 and packet[40] == _ROUTER_SOLICITATION:
+            # There is no IPv6 here: who asked need not wait for more.
+            advertisement = struct.pack(">BBHBBHII", _ROUTER_ADVERTISEMENT, 0, 0, 64, 0, 0, 0, 0)
+            length = len(advertisement)
+            pseudo = _LINK_LOCAL + _ALL_NODES + struct.pack(">II", length, _ICMP6)
+            total = struct.pack(">H", checksum(pseudo + advertisement))
+            header = struct.pack(">IHBB", 6 << 28, length, _ICMP6, 255) + _LINK_LOCAL + _ALL_NODES
+            answer = header + advertisement[:2] + total + advertisement[4:]
+            self._frames.send(_ALL_NODES_MAC + SERVER_MAC + struct.pack(">H", _IPV6) + answer)
 
     def _take_udp(self, client: bytes, address: bytes, source: int, target: int, data: bytes) -> None:
         if target == _DHCP_SERVER:
