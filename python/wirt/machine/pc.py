@@ -26,6 +26,7 @@ LAST_SLOT: Final = 31
 """PCI slots; 0 and 1 are the chipset's. Virtio disks take them upwards from the fifth, other devices
 downwards from the last, in the order in which `assemble` adds them.
 """
+MAX_DISKS: Final = LAST_SLOT + 1 - FIRST_DISK_SLOT
 
 
 class Instruments(NamedTuple):
@@ -164,8 +165,6 @@ def _add_drives(
     machine: _core.Machine, config: PcConfig, ends: FarEnds
 ) -> Mapping[drives.BootKind, Sequence[str]]:
     """Add disks and CD-ROM drives; return the paths by which firmware knows them."""
-    if _virtio_disks(config) > LAST_SLOT + 1 - FIRST_DISK_SLOT:
-        raise UsageError(f"A machine has at most {LAST_SLOT + 1 - FIRST_DISK_SLOT} virtio disks.")
     on_ide = [disk for disk in config.disks if disk.bus == "ide"]
     ide: list[str] = []
     cdroms: list[str] = []

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 from pathlib import Path
 
 from wirt.errors import Error
@@ -53,7 +52,7 @@ def open_variables(path: Path | None, template: Path) -> int:
 
 def _make(path: Path, contents: bytes) -> None:
     """Write a file at once: under another name, on disk, then renamed."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(fd, "wb") as file:

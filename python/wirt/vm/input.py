@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Final
 
 from wirt import _core
-from wirt.display.keymaps import keys_for, keys_named
 from wirt.errors import UsageError
 
 _STROKE: Final = 0.02
@@ -37,6 +36,8 @@ class Keyboard:
 
         A newline is Return. Raises UsageError for a character that is on no key, before anything is typed.
         """
+        from wirt.display.keymaps import keys_for
+
         for events in [keys_for(character, layout) for character in text]:
             self._play(events, interval)
 
@@ -45,6 +46,8 @@ class Keyboard:
 
         The names are QEMU's. Raises UsageError for a name that is none, before anything is pressed.
         """
+        from wirt.display.keymaps import keys_named
+
         for events in [keys_named(name) for name in names]:
             self._play(events, interval)
 

@@ -17,6 +17,7 @@ from wirt.machine.drives import BOOT_ORDER, BootKind, Disk, ide_places
 from wirt.machine.firmware import USER_PREFIX
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
 from wirt.machine.nets import Card, Net, cards_of, check_nets, parse_net
+from wirt.machine.pc import MAX_DISKS
 from wirt.vm.sizes import format_size, parse_size
 
 MAX_CPUS: Final = 255
@@ -98,6 +99,8 @@ def make_spec(
     for wish, given in (("disks", disks), ("cdroms", cdroms), ("nets", nets), ("devices", devices)):
         if isinstance(given, str | bytes | os.PathLike):
             raise UsageError(f"Several {wish} can be given: write {wish}=[{given!r}] for one.")
+    if len(disks) > MAX_DISKS:
+        raise UsageError(f"A machine has at most {MAX_DISKS} disks, not {len(disks)}.")
     models = [device for device in devices if isinstance(device, Device)]
     for model in models:
         check_ranges(model)
