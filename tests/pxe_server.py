@@ -1,7 +1,8 @@
-"""A network of one server, behind a stream socket: it answers ARP and pings, gives addresses by DHCP and files by TFTP.
+"""A network of one server, behind a stream socket: it answers ARP and pings, gives addresses by DHCP and
+files by TFTP.
 
-Sources: RFC 826 (ARP), 791 (IPv4), 792 (ICMP), 768 (UDP), 2131 and 2132 (DHCP), 1350, 2347 to 2349 (TFTP), 4861 (IPv6
-routers); for option 175, iPXE's documentation of `dhcp.pxe-server`.
+Sources: RFC 826 (ARP), 791 (IPv4), 792 (ICMP), 768 (UDP), 2131 and 2132 (DHCP), 1350, 2347 to 2349 (TFTP),
+4861 (IPv6 routers); for option 175, iPXE's documentation of DHCP.
 """
 
 from __future__ import annotations
