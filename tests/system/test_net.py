@@ -116,3 +116,9 @@ def test_several_cards_of_two_kinds_have_their_addresses() -> None:
         assert output(vm, "cat /sys/bus/pci/devices/*/device | grep -c -E '0x(1000|1041)'") == "2\n"
         assert "02:00:00:00:00:01" in output(vm, "cat /sys/class/net/eth*/address")
         assert output(vm, "cat /sys/bus/pci/devices/0000:00:1f.0/device") == "0x100e\n"
+
+
+def test_the_manuals_example_runs() -> None:
+    manual = Path(__file__).parents[2] / "docs" / "net.md"
+    (example,) = re.findall(r"```python\n(.*?)```", manual.read_text(), re.DOTALL)
+    exec(compile(example, str(manual), "exec"), {})
