@@ -64,3 +64,24 @@ def test_a_program_is_booted_from_the_network(model: str) -> None:
             assert vm.wait(20).exit_status == 2 * 0x21 + 1
     assert server.offered_to == {bytes.fromhex("020000123456")}
     assert set(server.requested) == {"boot/hello.0"}
+
+
+def test_a_card_without_a_rom_does_not_boot(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    with PxeServer({}) as server:
+        with wirt.VM(disks=[disk], nets=[wirt.Net(server.vm_end, rom="none")], accel="recompiler") as vm:
+            vm.console.expect("No bootable device", timeout=100)
+            assert b"iPXE" not in vm.console.history()
+        assert server.offered_to == set()
+
+
+def test_the_network_is_tried_after_disks(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    with PxeServer({"boot/hello.0": assemble(PROGRAM, address=0x7C00)}) as server:
+        cards = [wirt.Net(), wirt.Net(server.vm_end, model="e1000")]
+        with wirt.VM(disks=[disk], nets=cards, devices=["isa-debug-exit"], accel="recompiler") as vm:
+            vm.console.expect("not a bootable disk", timeout=100)
+            vm.console.expect("hello from the network", timeout=100)
+            assert vm.wait(20).exit_status == 2 * 0x21 + 1

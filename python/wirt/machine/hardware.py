@@ -104,7 +104,7 @@ MODELS: Final = {
         ),
         Model("virtio-rng", "source of randomness", _ALWAYS),
         Model("virtio-console", "console, hvc0 in Linux", _ALWAYS),
-        Model("virtio-net", "network card", "always there; --net says where it goes", _NET),
+        Model("virtio-net", "network card", "one is there; by --net NETWORK others, or none", _NET),
         Model("e1000", "Intel 82540EM network card", "by --net NETWORK,model=e1000", _NET),
         Model(
             "virtio-blk",

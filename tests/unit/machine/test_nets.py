@@ -101,6 +101,14 @@ class TestFarEnd:
             assert (network.plugged, network.up) == (False, False)
             network.set_plugged(True)
 
+    def test_a_peer_sees_that_a_machine_was_closed(self) -> None:
+        ours, peer = socket.socketpair()
+        with peer, wirt.VM(memory="1M", nets=[Net(ours), Net(model="e1000")], accel="recompiler") as vm:
+            ours.close()
+            vm.close()
+            assert peer.recv(1) == b""
+            assert not vm.nets[0].link_up
+
     def test_what_is_no_connected_socket_is_refused(self) -> None:
         with socket.socket() as unconnected, pytest.raises(wirt.UsageError, match="cannot be put on"):
             open_network(Net(unconnected), [])
