@@ -80,7 +80,7 @@ _NET: Final = (
     Option("mac", ("ADDRESS",), "", "six bytes, by default made from the machine's UUID"),
     Option("rom", ("none", "FILE"), "", "for booting, by default iPXE's where firmware boots"),
     Option("capture", ("FILE",), "", "where frames are written (pcap)"),
-    Option("snaplen", ("BYTES",), "262144", "how much of each frame is"),
+    Option("snaplen", ("BYTES",), "262144", "how much of each frame is written"),
 )
 
 

@@ -17,7 +17,7 @@ from wirt.errors import Error, NotFoundError, UsageError
 _PATIENCE: Final = 10.0
 """Seconds in which a connection over TCP is made or refused."""
 _Address: TypeAlias = tuple[Any, ...] | str
-_FORMS: Final = "unix:PATH, tcp:HOST:PORT, udp:PORT:HOST:PORT or fd:NUMBER"
+_FORMS: Final = "isolated, unix:PATH, tcp:HOST:PORT, udp:PORT:HOST:PORT or fd:NUMBER"
 
 
 def connect(where: str) -> socket.socket:

@@ -67,7 +67,7 @@ def test_an_inherited_descriptor_stays_with_who_has_it() -> None:
 @pytest.mark.parametrize(
     ("where", "kind", "says"),
     [
-        ("", wirt.UsageError, "is no network: use unix:PATH"),
+        ("", wirt.UsageError, "is no network: use isolated, unix:PATH"),
         ("user", wirt.UsageError, "'user' is no network"),
         ("unix:", wirt.UsageError, "is no network"),
         ("tcp:1234", wirt.UsageError, "is no network"),
