@@ -92,6 +92,28 @@ class Terminal:
         """Why output is no longer copied to the descriptor, if it is not."""
 
 @final
+class Network:
+    """A network as one card sees it, with the cable to it. It outlives the machine.
+
+    It is behind a duplicate of a connected stream or datagram `socket`; None: nobody else is in it. Frames
+    are written as pcap to a duplicate of `capture`, of each at most `snaplen` bytes (1 to 262144). Raises
+    CoreError when it is no such socket, OSError when a number is no open file.
+    """
+
+    def __init__(
+        self, socket: int | None = None, capture: int | None = None, snaplen: int = 262144
+    ) -> None: ...
+    def set_plugged(self, plugged: bool) -> None:
+        """Plug the cable in or out. Frames that came in between are lost."""
+    @property
+    def plugged(self) -> bool: ...
+    @property
+    def up(self) -> bool:
+        """Whether it is plugged in and the network is there."""
+    def close(self) -> None:
+        """Let go of the socket and the capture, as soon as no machine has them any more."""
+
+@final
 class Medium:
     """The slot of a drive with removable media: empty at first. It outlives the machine."""
 
@@ -307,8 +329,10 @@ class Machine:
 
         A disk is (descriptor, read-only, serial number), a CD-ROM drive (slot, serial number).
         """
-    def add_net(self, slot: int, name: str, mac: tuple[int, int, int, int, int, int]) -> None:
-        """Add a virtio network card whose packets go nowhere."""
+    def add_net(self, slot: int, name: str, mac: bytes, network: Network, rom: bytes) -> None:
+        """Add a virtio network card. `mac` are 6 bytes; an empty `rom` is none."""
+    def add_e1000(self, slot: int, name: str, mac: bytes, network: Network, rom: bytes) -> None:
+        """Add an Intel 82540EM network card."""
     def add_rng(self, slot: int, name: str) -> None:
         """Add a virtio source of randomness."""
     def add_console(self, slot: int, terminal: Terminal) -> None:

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod pirqs;
+mod rom;
 
 use configuration::BARS;
 pub use configuration::{
@@ -9,6 +10,7 @@ pub use configuration::{
     Identity, ROM_BAR, STATUS_INTERRUPT, register,
 };
 pub use pirqs::{Intx, Pirqs};
+pub use rom::ExpansionRom;
 
 use crate::{AccessSizes, Action, BusError, Buses, Device, IrqLines, StateReader, StateWriter};
 use hv::Interrupts;

@@ -2,7 +2,9 @@ use crate::eeprom::Eeprom;
 use crate::mac::{Effect, Registers};
 use crate::register;
 use crate::worker::{Engine, Shared, Worker};
-use board::pci::{Bar, COMMAND_MASTER, Configuration, Identity, Intx, PciFunction, register as pci};
+use board::pci::{
+    Bar, COMMAND_MASTER, Configuration, ExpansionRom, Identity, Intx, PciFunction, ROM_BAR, register as pci,
+};
 use board::{AccessSizes, Action, StateReader, StateWriter};
 use hv::{GuestMemory, Interrupts};
 use net::Backend;
@@ -31,7 +33,7 @@ const STATE_VERSION: u32 = 1;
 pub struct E1000Options {
     /// Hardware address, in the EEPROM.
     pub mac: [u8; 6],
-    /// Expansion ROM, for booting from the network; empty: none.
+    /// Expansion ROM, for booting from the network, at most 16 MiB; empty: none.
     pub rom: Vec<u8>,
 }
 
@@ -45,7 +47,7 @@ pub struct E1000Options {
 pub struct E1000 {
     shared: Arc<Shared>,
     control: Mutex<Control>,
-    rom: Vec<u8>,
+    rom: ExpansionRom,
 }
 
 struct Control {
@@ -68,11 +70,11 @@ impl Control {
 }
 
 impl E1000 {
-    /// A card in front of `backend`, with its cable plugged in. Its descriptors and buffers lie in `memory`. `name` is
-    /// that of its I/O thread as well.
+    /// A card in front of `backend`, whose link it shows. Its descriptors and buffers lie in `memory`. `name` is that of
+    /// its I/O thread as well.
     ///
     /// # Errors
-    /// When the system has no file descriptor left.
+    /// When the system has no file descriptor left, or the ROM has more than 16 MiB.
     pub fn new(
         name: &str,
         options: E1000Options,
@@ -80,21 +82,13 @@ impl E1000 {
         backend: Arc<dyn Backend>,
     ) -> io::Result<Arc<Self>> {
         let eeprom = Eeprom::new(options.mac, SUBSYSTEM, SUBSYSTEM_VENDOR, DEVICE, VENDOR);
+        let rom = ExpansionRom::new(options.rom, VENDOR, DEVICE).map_err(io::Error::other)?;
         let shared = Arc::new(Shared::new(name, memory, backend, Registers::new(eeprom))?);
+        let weak = Arc::downgrade(&shared);
+        shared.backend.watch(Arc::new(move || _ = weak.upgrade().map(|shared| shared.follow_link())));
+        shared.follow_link();
         let control = Control { worker: None, engine: Engine::new(), paused: false, master: false };
-        Ok(Arc::new(E1000 { shared, control: Mutex::new(control), rom: options.rom }))
-    }
-
-    /// Plugs the cable in or out.
-    pub fn set_link_up(&self, up: bool) {
-        let registers = &mut *self.shared.registers.lock();
-        registers.set_cable(up);
-        self.shared.ring(registers);
-    }
-
-    /// The expansion ROM's bytes.
-    pub fn rom(&self) -> &[u8] {
-        &self.rom
+        Ok(Arc::new(E1000 { shared, control: Mutex::new(control), rom }))
     }
 
     /// Gives the engine to an I/O thread, unless there is a reason against it.
@@ -172,6 +166,9 @@ impl PciFunction for E1000 {
         });
         configuration.add_bar(BAR_MEMORY, Bar::Memory32(register::SIZE));
         configuration.add_bar(BAR_IO, Bar::Io(IO_SIZE));
+        if let Some(bar) = self.rom.bar() {
+            configuration.add_bar(ROM_BAR, bar);
+        }
         configuration.set_interrupt_pin(1);
         configuration
     }
@@ -186,6 +183,9 @@ impl PciFunction for E1000 {
     }
 
     fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
+        if bar == ROM_BAR {
+            return self.rom.read(offset, data);
+        }
         let registers = &mut *self.shared.registers.lock();
         let value = match (bar, offset & !3) {
             (BAR_MEMORY, at) => registers.read(at as u32),
@@ -263,6 +263,7 @@ impl PciFunction for E1000 {
         } else {
             self.run(control);
         }
+        self.shared.follow_link();
         loaded
     }
 }

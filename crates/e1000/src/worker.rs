@@ -16,7 +16,8 @@ const BUDGET: u32 = 64;
 
 /// What the I/O thread and the vCPUs share.
 ///
-/// Lock order: `registers`, then the PCI interrupt lines. The backend and guest memory are never called under it.
+/// Lock order: `registers`, then the PCI interrupt lines. The backend, but for `is_up`, and guest memory are never called
+/// under it.
 pub(crate) struct Shared {
     pub name: String,
     pub memory: Arc<GuestMemory>,
@@ -48,6 +49,13 @@ impl Shared {
         }
     }
 
+    /// Lets the cable follow the backend's link. Asked under the lock: the last one to come sees the last change.
+    pub fn follow_link(&self) {
+        let registers = &mut *self.registers.lock();
+        registers.set_cable(self.backend.is_up());
+        self.ring(registers);
+    }
+
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
@@ -62,7 +70,7 @@ impl Shared {
             registers.asleep = true;
             registers.can_receive() && !engine.receiver.is_waiting()
         };
-        let event = if wants_frames { self.backend.event_fd() } else { None };
+        let event = self.backend.event_fd(wants_frames);
         let waiting = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // A negative descriptor is passed over by poll.
         let mut fds = [waiting(self.wake.fd()), waiting(event.unwrap_or(-1))];

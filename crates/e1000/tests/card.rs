@@ -52,6 +52,20 @@ fn bytes_of_registers_can_be_read_and_only_whole_ones_written() {
 }
 
 #[test]
+fn the_rom_is_in_its_own_base_address_register() {
+    let driver = Driver::new();
+    driver.set_config(0x30, 4, 0xFFFF_FFFE);
+    assert_eq!(driver.config(0x30, 4), 0xFFFF_F800);
+    driver.set_config(0x30, 4, 0xE800_0001);
+    let mut data = [0; 4];
+    driver.buses.mmio_read(0xE800_0000, &mut data);
+    assert_eq!(data, [ROM_IMAGE[0], ROM_IMAGE[1], ROM_IMAGE[2], 0xFF]);
+    // Registers are written at the same offsets, and not from here.
+    driver.buses.mmio_write(0xE800_0000 + u64::from(register::VET), &[1, 2, 3, 4]);
+    assert_eq!(driver.read(register::VET), 0x8100);
+}
+
+#[test]
 fn all_registers_are_reached_through_the_ports() {
     let driver = Driver::new();
     let access = |offset| driver.buses.pio_write(driver.port, 4, offset);
@@ -146,18 +160,19 @@ fn causes_raise_the_pin_when_enabled_and_reading_clears_them() {
 fn pulling_the_cable_changes_the_link() {
     let driver = Driver::started();
     driver.write(register::IMS, cause::LSC);
-    driver.card.set_link_up(false);
+    driver.cable.set_plugged(false);
     assert!(driver.line());
     assert_eq!(driver.read(register::ICR), cause::LSC);
     assert_eq!((driver.read(register::STATUS) & status::LU, driver.phy_read(1) & 0x24), (0, 0));
     driver.network.deliver(&frame(60));
     driver.send(&frame(60));
     assert_eq!((driver.network.sent.lock().unwrap().len(), driver.read(0x4080)), (0, 0), "it went nowhere");
-    driver.card.set_link_up(true);
+    driver.cable.set_plugged(true);
     assert_eq!((driver.read(register::ICR) & cause::LSC, driver.phy_read(1) & 0x24), (cause::LSC, 0x24));
     driver.send(&frame(61));
     assert_eq!(driver.network.sent(1), [frame(61)]);
-    assert_eq!(driver.received(0).length, 60);
+    driver.network.deliver(&frame(62));
+    assert_eq!(driver.received(0).length, 62, "what came while it was out is lost");
 }
 
 #[test]

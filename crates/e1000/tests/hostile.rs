@@ -16,7 +16,7 @@ fn assert_usable(driver: &Driver, what: &str) {
     driver.set_config(0x04, 2, 0x0007);
     driver.set_config(0x10, 4, driver.base as u32);
     driver.write(register::CTRL, ctrl::RST);
-    driver.card.set_link_up(true);
+    driver.cable.set_plugged(true);
     driver.phy_write(0, 0x9140);
     driver.phy_write(9, 0x0300);
     driver.network.arriving.lock().unwrap().clear();

@@ -11,14 +11,13 @@ use board::{
     Pflash, Pvpanic, Uart, WatchdogAction,
 };
 use hv::Region;
-use net::NullBackend;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use scsi::{Cdrom, DirectAccess, Interface, LogicalUnit};
 use std::fs::File;
 use std::sync::Arc;
 use vga::Vga;
-use virtio::{Blk, BlkOptions, Net, NetOptions, Rng, Scsi, ScsiOptions, Target};
+use virtio::{Blk, BlkOptions, Rng, Scsi, ScsiOptions, Target};
 
 /// What is attached to a place of an IDE channel or to an AHCI port, or is a SCSI target: a disk (descriptor, read-only,
 /// serial number), or a CD-ROM drive (its slot, serial number).
@@ -62,11 +61,6 @@ impl Machine {
         let targets = targets.collect::<PyResult<Vec<_>>>()?;
         let scsi = Scsi::new(name, targets, ScsiOptions::default()).map_err(core_error)?;
         pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(scsi)).map_err(core_error)
-    }
-
-    fn add_net(&self, slot: u8, name: &str, mac: [u8; 6]) -> PyResult<()> {
-        let net = Net::new(name, NetOptions { mac, mtu: None }, Arc::new(NullBackend));
-        pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(net)).map_err(core_error)
     }
 
     fn add_rng(&self, slot: u8, name: &str) -> PyResult<()> {

@@ -13,6 +13,7 @@ mod input;
 mod machine;
 mod medium;
 mod memory;
+mod net;
 mod pci_devices;
 mod registers;
 mod screen;
@@ -31,6 +32,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<machine::Machine>()?;
     module.add_class::<medium::Medium>()?;
     module.add_class::<memory::GuestMemory>()?;
+    module.add_class::<net::Network>()?;
     module.add_class::<display::PixelFormat>()?;
     module.add_class::<screen::Frame>()?;
     module.add_class::<screen::Screen>()?;

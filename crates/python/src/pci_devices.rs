@@ -4,7 +4,18 @@ use virtio::{Console, VirtioDevice, VirtioPci};
 
 /// Puts a virtio device into a PCI slot.
 pub fn add(machine: &Machine, chipset: &Chipset, slot: u8, device: Arc<dyn VirtioDevice>) -> Result<(), String> {
-    let function = VirtioPci::new(device, machine.memory().clone(), Some(Arc::downgrade(machine.vm())))
+    add_with_rom(machine, chipset, slot, device, Vec::new())
+}
+
+/// As [`add`], with an expansion ROM.
+pub fn add_with_rom(
+    machine: &Machine,
+    chipset: &Chipset,
+    slot: u8,
+    device: Arc<dyn VirtioDevice>,
+    rom: Vec<u8>,
+) -> Result<(), String> {
+    let function = VirtioPci::with_rom(device, machine.memory().clone(), Some(Arc::downgrade(machine.vm())), rom)
         .map_err(|error| format!("cannot make a virtio device: {error}"))?;
     chipset.pci().add(slot, 0, function).map_err(|error| error.to_string())
 }

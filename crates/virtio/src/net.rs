@@ -2,7 +2,7 @@ use crate::{Chain, DeviceType, Link, Queue, QueueError, VirtioDevice};
 use ::net::Backend;
 use parking_lot::Mutex;
 use std::os::fd::RawFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// The device configuration holds the largest payload.
 const FEATURE_MTU: u64 = 1 << 3;
@@ -35,8 +35,6 @@ pub struct Net {
     name: String,
     options: NetOptions,
     backend: Arc<dyn Backend>,
-    link: OnceLock<Arc<Link>>,
-    up: Mutex<bool>,
     state: Mutex<State>,
 }
 
@@ -51,19 +49,11 @@ struct State {
 }
 
 impl Net {
-    /// A network device in front of `backend`, with its link up.
+    /// A network device in front of `backend`, whose link it shows.
     pub fn new(name: &str, options: NetOptions, backend: Arc<dyn Backend>) -> Self {
         let size = usize::from(options.mtu.unwrap_or(DEFAULT_MTU)) + FRAME_OVERHEAD;
         let state = Mutex::new(State { frame: vec![0; size], waiting: 0, stuck: false, received: vec![0; size] });
-        Net { name: name.to_owned(), options, backend, link: OnceLock::new(), up: Mutex::new(true), state }
-    }
-
-    /// Plugs the cable in or out.
-    pub fn set_link_up(&self, up: bool) {
-        *self.up.lock() = up;
-        if let Some(link) = self.link.get() {
-            link.config_changed();
-        }
+        Net { name: name.to_owned(), options, backend, state }
     }
 
     fn receive(&self, queue: &mut Queue) -> Result<bool, QueueError> {
@@ -72,11 +62,14 @@ impl Net {
         let mut more = true;
         for _ in 0..queue.size() {
             if state.waiting == 0 {
-                state.waiting = self.backend.receive(&mut state.received).unwrap_or(0).min(state.received.len());
-            }
-            if state.waiting == 0 {
-                more = false;
-                break;
+                let Some(length) = self.backend.receive(&mut state.received) else {
+                    more = false;
+                    break;
+                };
+                if length > state.received.len() {
+                    continue;
+                }
+                state.waiting = length;
             }
             if !queue.pop()? {
                 more = queue.arm()?;
@@ -98,7 +91,7 @@ impl Net {
             // A frame that is longer than the network's largest is dropped.
             if let Some(frame) = state.frame.get_mut(..length as usize) {
                 chain.read(HEADER_SIZE as u64, frame);
-                if *self.up.lock() && !frame.is_empty() {
+                if self.backend.is_up() && !frame.is_empty() {
                     self.backend.send(frame);
                 }
             }
@@ -137,20 +130,27 @@ impl VirtioDevice for Net {
 
     fn config(&self) -> Vec<u8> {
         let mut config = self.options.mac.to_vec();
-        config.extend(u16::from(*self.up.lock()).to_le_bytes());
+        config.extend(u16::from(self.backend.is_up()).to_le_bytes());
         config.extend(1u16.to_le_bytes());
         config.extend(self.options.mtu.unwrap_or(DEFAULT_MTU).to_le_bytes());
         config
     }
 
     fn connect(&self, link: Arc<Link>) {
-        let _ = self.link.set(link);
+        let link = Arc::downgrade(&link);
+        self.backend.watch(Arc::new(move || {
+            if let Some(link) = link.upgrade() {
+                link.config_changed();
+                // The thread asks the backend anew what to wait for.
+                link.wake();
+            }
+        }));
     }
 
     /// While the guest takes no frame, arriving ones are of no interest.
     fn event_fd(&self) -> Option<RawFd> {
         let stuck = self.state.lock().stuck;
-        self.backend.event_fd().filter(|_| !stuck)
+        self.backend.event_fd(!stuck)
     }
 
     fn process(&self, queues: &mut [Queue]) -> Result<bool, QueueError> {

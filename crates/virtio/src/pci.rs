@@ -1,7 +1,9 @@
 use crate::transport::{COMMON_SIZE, Transport};
 use crate::{DeviceType, Link, VirtioDevice};
 use board::Action;
-use board::pci::{Bar, BarRange, COMMAND_MASTER, Configuration, Identity, Intx, PciFunction, register};
+use board::pci::{
+    Bar, BarRange, COMMAND_MASTER, Configuration, ExpansionRom, Identity, Intx, PciFunction, ROM_BAR, register,
+};
 use hv::{GuestMemory, Interrupts, IoAddress, Vm};
 use parking_lot::Mutex;
 use std::io;
@@ -29,10 +31,16 @@ pub mod layout {
     pub const END: u64 = 0x6000;
 }
 
+const VENDOR: u16 = 0x1AF4;
 /// The most queues a device can have: the MSI-X table takes 4 KiB.
 const MAX_QUEUES: usize = 255;
 /// Capability ID of vendor-specific capabilities.
 const VENDOR_CAPABILITY: u8 = 0x09;
+
+/// virtio 1.2, section 4.1.2.
+fn device_id(device: &dyn VirtioDevice) -> u16 {
+    0x1040 + device.device_type() as u16
+}
 
 /// A virtio device as a PCI function: modern only, one 64-bit base address register, MSI-X or INTx.
 /// virtio 1.2, section 4.1.
@@ -40,6 +48,7 @@ pub struct VirtioPci {
     device: Arc<dyn VirtioDevice>,
     link: Arc<Link>,
     transport: Transport,
+    rom: ExpansionRom,
     /// The virtual machine whose kernel may signal notifications. It owns the buses and these us, so it is not owned.
     vm: Option<Weak<dyn Vm>>,
     /// Where notifications are registered with `vm`. A lock of its own, taken last.
@@ -59,14 +68,28 @@ impl VirtioPci {
         memory: Arc<GuestMemory>,
         vm: Option<Weak<dyn Vm>>,
     ) -> io::Result<Arc<Self>> {
+        Self::with_rom(device, memory, vm, Vec::new())
+    }
+
+    /// As [`VirtioPci::new`], with an expansion ROM of at most 16 MiB; empty: none.
+    ///
+    /// # Errors
+    /// As there, and when the ROM is larger.
+    pub fn with_rom(
+        device: Arc<dyn VirtioDevice>,
+        memory: Arc<GuestMemory>,
+        vm: Option<Weak<dyn Vm>>,
+        rom: Vec<u8>,
+    ) -> io::Result<Arc<Self>> {
         let queues = device.queue_sizes().len();
         if queues > MAX_QUEUES {
             return Err(io::Error::other(format!("{} has {queues} queues, {MAX_QUEUES} are possible", device.name())));
         }
+        let rom = ExpansionRom::new(rom, VENDOR, device_id(&*device)).map_err(io::Error::other)?;
         let link = Arc::new(Link::new(queues as u16)?);
         device.connect(link.clone());
         let transport = Transport::new(device.clone(), memory, link.clone());
-        Ok(Arc::new(VirtioPci { device, link, transport, vm, notify: Mutex::new(None), window: OnceLock::new() }))
+        Ok(Arc::new(VirtioPci { device, link, transport, rom, vm, notify: Mutex::new(None), window: OnceLock::new() }))
     }
 
     /// Why the device needs a reset by its driver, when it does.
@@ -115,8 +138,8 @@ impl PciFunction for VirtioPci {
     fn configuration(&self) -> Configuration {
         let device_type = self.device.device_type();
         let mut configuration = Configuration::new(Identity {
-            vendor: 0x1AF4,
-            device: 0x1040 + device_type as u16,
+            vendor: VENDOR,
+            device: device_id(&*self.device),
             revision: 1,
             class: match device_type {
                 DeviceType::Net => [0x02, 0x00, 0x00],
@@ -124,10 +147,13 @@ impl PciFunction for VirtioPci {
                 DeviceType::Console => [0x07, 0x80, 0x00],
                 DeviceType::Entropy => [0xFF, 0x00, 0x00],
             },
-            subsystem_vendor: 0x1AF4,
+            subsystem_vendor: VENDOR,
             subsystem: 0x1100,
         });
         configuration.add_bar(0, Bar::Memory64(layout::SIZE));
+        if let Some(bar) = self.rom.bar() {
+            configuration.add_bar(ROM_BAR, bar);
+        }
         configuration.set_interrupt_pin(1);
         self.link.msix.add_capability(&mut configuration, 0, layout::MSIX_TABLE as u32, layout::MSIX_PENDING as u32);
         let notify_size = self.device.queue_sizes().len() as u64 * layout::NOTIFY_MULTIPLIER;
@@ -161,7 +187,10 @@ impl PciFunction for VirtioPci {
         self.link.connect(intx);
     }
 
-    fn bar_read(&self, _bar: usize, offset: u64, data: &mut [u8]) {
+    fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
+        if bar == ROM_BAR {
+            return self.rom.read(offset, data);
+        }
         match offset {
             layout::COMMON..layout::ISR => self.transport.read((offset - layout::COMMON) as usize, data),
             layout::ISR..layout::DEVICE => {
@@ -183,8 +212,9 @@ impl PciFunction for VirtioPci {
         }
     }
 
-    fn bar_write(&self, _bar: usize, offset: u64, data: &[u8]) -> Action {
+    fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) -> Action {
         match offset {
+            _ if bar == ROM_BAR => {}
             layout::COMMON..layout::ISR => self.transport.write((offset - layout::COMMON) as usize, data),
             layout::DEVICE..layout::NOTIFY => self.device.write_config((offset - layout::DEVICE) as usize, data),
             // One wake-up for all queues: the thread looks at each of them anyway.
@@ -215,7 +245,10 @@ impl PciFunction for VirtioPci {
         self.transport.set_master(configuration.u16(register::COMMAND) & COMMAND_MASTER != 0);
     }
 
-    fn bar_moved(&self, _bar: usize, range: Option<&BarRange>) {
+    fn bar_moved(&self, bar: usize, range: Option<&BarRange>) {
+        if bar == ROM_BAR {
+            return;
+        }
         self.register_notifications(match range {
             Some(BarRange::Memory(range)) => Some(*range.start()),
             _ => None,

@@ -87,7 +87,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--nvram", metavar="FILE", help="where ovmf keeps its variables, made if missing (default: nowhere)"
     )
     boot.add_argument(
-        "--boot", default="", metavar="disk,cdrom", help="what firmware tries first (default: disk,cdrom)"
+        "--boot",
+        default="",
+        metavar="disk,cdrom,net",
+        help="what firmware tries first (default: disk,cdrom,net)",
     )
     boot.add_argument("--boot-menu", action="store_true", help="let firmware ask what to boot")
     boot.add_argument("--exec", metavar="CMD", help="run a command in tiny, print its output, power off")
@@ -123,6 +126,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|none[,bus=ide|ahci|scsi]",
         help="a CD-ROM drive with this image, or an empty one, and what it hangs on (default: ide); may be "
         "given several times",
+    )
+    machine.add_argument(
+        "--net",
+        action="append",
+        metavar="NETWORK[,OPTION=VALUE]",
+        help="a network card on unix:PATH, tcp:HOST:PORT, udp:PORT:HOST:PORT or fd:NUMBER, sockets that "
+        "speak as QEMU's and passt's do, or isolated, with nobody else (default); none: no card. Options: "
+        "model=virtio|e1000, mac=ADDRESS, rom=none|FILE, capture=FILE, snaplen=BYTES. May be given several "
+        "times",
     )
     machine.add_argument(
         "--vga",
@@ -188,7 +200,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.guest is None and arguments.kernel is None:
         if arguments.initrd is not None:
             raise UsageError("An initrd needs a kernel: give --kernel, or say tiny for that guest's own.")
-        from_media = arguments.disk or arguments.cdrom or arguments.firmware is not None
+        from_media = arguments.disk or arguments.cdrom or arguments.firmware is not None or arguments.boot
         if arguments.exec is not None or not from_media:
             arguments.guest = "tiny"
     if arguments.exec is not None:
@@ -214,6 +226,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
             cpu=arguments.cpu,
             disks=arguments.disk,
             cdroms=arguments.cdrom,
+            nets=arguments.net,
             vga=None if arguments.vga is None else arguments.vga == "std",
             display=None if arguments.display == "none" else arguments.display,
             accel=arguments.accel,
@@ -282,6 +295,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         cpus=arguments.cpus,
         cpu=arguments.cpu,
         disks=arguments.disk,
+        nets=arguments.net,
         accel=arguments.accel,
         devices=arguments.device,
         instruments=_instruments(arguments),

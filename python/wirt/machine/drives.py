@@ -22,8 +22,8 @@ CDROM_BUSES: Final[tuple[CdromBus, ...]] = ("ide", "ahci", "scsi")
 IDE_PLACES: Final = 4
 AHCI_PORTS: Final = 6
 SCSI_TARGETS: Final = 256
-BootKind = Literal["disk", "cdrom"]
-BOOT_ORDER: Final[tuple[BootKind, ...]] = ("disk", "cdrom")
+BootKind = Literal["disk", "cdrom", "net"]
+BOOT_ORDER: Final[tuple[BootKind, ...]] = ("disk", "cdrom", "net")
 _CDROM_ORDER: Final = (2, 3, 0, 1)
 """Where a CD-ROM drive goes first: the secondary channel, as is usual."""
 

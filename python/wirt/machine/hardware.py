@@ -84,6 +84,14 @@ _BY_NAME: Final = "comes by --device"
 _READONLY: Final = Option("ro", (), "", "the guest cannot write")
 
 
+_NET: Final = (
+    Option("mac", ("ADDRESS",), "", "six bytes, by default made from the machine's UUID"),
+    Option("rom", ("none", "FILE"), "", "for booting, by default iPXE's where firmware boots"),
+    Option("capture", ("FILE",), "", "where frames are written (pcap)"),
+    Option("snaplen", ("BYTES",), "262144", "how much of each frame is written"),
+)
+
+
 def _action(values: tuple[str, ...], help: str) -> tuple[Option, ...]:
     return (Option("action", values, values[0], help),)
 
@@ -104,7 +112,8 @@ MODELS: Final = {
         ),
         Model("virtio-rng", "source of randomness", _ALWAYS),
         Model("virtio-console", "console, hvc0 in Linux", _ALWAYS),
-        Model("virtio-net", "network card", _ALWAYS),
+        Model("virtio-net", "network card", "one is there; by --net NETWORK others, or none", _NET),
+        Model("e1000", "Intel 82540EM network card", "by --net NETWORK,model=e1000", _NET),
         Model(
             "virtio-blk",
             "disk",

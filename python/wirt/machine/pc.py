@@ -12,7 +12,7 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.devices.fw_cfg import FwCfg
 from wirt.errors import UsageError
-from wirt.machine import acpi, backing, boot, drives, firmware, hardware, rom, smbios
+from wirt.machine import acpi, backing, boot, drives, firmware, hardware, nets, rom, smbios
 from wirt.machine.drives import Disk
 from wirt.machine.memory_map import SMBIOS_BASE, MemoryMap, Range, memory_map
 
@@ -20,7 +20,7 @@ COM1_PORT: Final = 0x3F8
 COM1_IRQ: Final = 4
 RNG_SLOT: Final = 2
 CONSOLE_SLOT: Final = 3
-NET_SLOT: Final = 4
+FIRST_NET_SLOT: Final = 4
 FIRST_DISK_SLOT: Final = 5
 LAST_SLOT: Final = 31
 """PCI slots; 0 and 1 are the chipset's. Virtio disks take them upwards from the fifth, other devices
@@ -70,6 +70,7 @@ class PcConfig(NamedTuple):
     disks: Sequence[Disk] = ()
     cdrom_buses: Sequence[drives.CdromBus] = ()
     """What each of the CD-ROM drives hangs on."""
+    nets: Sequence[nets.Card] = ()
     vga: bool = False
     devices: Sequence[Device] = ()
     named_devices: Sequence[hardware.NamedDevice] = ()
@@ -90,6 +91,8 @@ class FarEnds(NamedTuple):
     virtio_console: _core.Terminal
     screen: _core.Screen
     cdroms: Sequence[_core.Medium] = ()
+    networks: Sequence[_core.Network] = ()
+    """One for each card."""
 
 
 class Pc(NamedTuple):
@@ -128,9 +131,11 @@ def assemble(config: PcConfig, ends: FarEnds, *, watchdog_expired: bool = False)
         machine.add_uart("COM1", COM1_PORT, COM1_IRQ, ends.com1)
         machine.add_rng(RNG_SLOT, "rng0")
         machine.add_console(CONSOLE_SLOT, ends.virtio_console)
-        machine.add_net(NET_SLOT, "net0", hardware_address(config.uuid))
         slots = iter(range(LAST_SLOT, FIRST_DISK_SLOT + _virtio_disks(config) - 1, -1))
-        boot_paths = _add_drives(machine, config, ends, slots)
+        boot_paths = {
+            **_add_drives(machine, config, ends, slots),
+            "net": _add_nets(machine, config, ends, slots),
+        }
         if behind.vram is not None:
             bios = rom.read_rom(rom.vga_bios())
             machine.add_vga(_next(slots), ends.screen, behind.vram, backing.VRAM_SIZE, bios)
@@ -201,18 +206,23 @@ def _add_drives(
     }
 
 
+def _add_nets(machine: _core.Machine, config: PcConfig, ends: FarEnds, slots: Iterator[int]) -> Sequence[str]:
+    """Add network cards, the first in a slot of its own; return the paths of those with a ROM."""
+    paths = []
+    for index, (card, network) in enumerate(zip(config.nets, ends.networks, strict=True)):
+        slot = _next(slots) if index else FIRST_NET_SLOT
+        path = nets.add_card(machine, slot, index, card, network)
+        if card.rom is not None:
+            paths.append(path)
+    return paths
+
+
 def _add_flash(machine: _core.Machine, config: PcConfig, behind: backing.Backing) -> None:
     if behind.variables is not None and config.variables is not None:
         machine.add_flash(*behind.variables, config.variables, False)
     if behind.code is not None and config.firmware is not None:
         with config.firmware.code.open("rb") as file:
             machine.add_flash(*behind.code, file.fileno(), True)
-
-
-def hardware_address(uuid: bytes) -> tuple[int, int, int, int, int, int]:
-    """The network card's address: locally administered, and always the same for a machine."""
-    first, second, third, fourth, fifth = uuid[-5:]
-    return (0x52, first, second, third, fourth, fifth)
 
 
 def _attach(machine: _core.Machine, layout: MemoryMap, device: Device) -> None:

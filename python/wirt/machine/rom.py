@@ -28,6 +28,17 @@ _OVMF: Final = (
 """Code, and the empty variables that belong to it."""
 _ROOTS: Final = (Path("/usr/share"), Path("/usr/local/share"))
 """Where distributions put all of that."""
+_IPXE: Final = {
+    "virtio": ("efi-virtio.rom", "pxe-virtio.rom"),
+    "e1000": ("efi-e1000.rom", "pxe-e1000.rom"),
+}
+"""ROMs of network cards by model: for BIOS and UEFI, and for BIOS alone."""
+_IPXE_DIRECTORIES: Final = (
+    "/usr/lib/ipxe/qemu",
+    "/usr/share/ipxe/qemu",
+    "/usr/share/qemu",
+    "/usr/local/share/qemu",
+)
 NAMED: Final = ("seabios", "ovmf")
 
 
@@ -80,6 +91,12 @@ def vga_bios() -> Path:
             "do without a screen."
         )
     return found[0]
+
+
+def ipxe(model: str) -> Path | None:
+    """Return the file of iPXE's ROM for a model of network card; None: this host has none."""
+    paths = (Path(directory, name) for directory in _IPXE_DIRECTORIES for name in _IPXE[model])
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _first(*choices: Sequence[str]) -> list[Path] | None:

@@ -1,12 +1,14 @@
 """One virtual machine: what it is made of, how it runs, and what a program can do with it."""
 
 from wirt.machine.drives import Cdrom, Disk
+from wirt.machine.nets import Net
 from wirt.machine.pc import Instruments
 from wirt.vm.accelerator import Accelerator, choose
 from wirt.vm.cdrom import CdromDrive
 from wirt.vm.console import Console
 from wirt.vm.input import Keyboard, Mouse
 from wirt.vm.memory import Memory
+from wirt.vm.net import NetworkCard
 from wirt.vm.registers import Registers
 from wirt.vm.result import Result
 from wirt.vm.run import run
@@ -29,6 +31,8 @@ __all__ = [
     "Keyboard",
     "Memory",
     "Mouse",
+    "Net",
+    "NetworkCard",
     "Registers",
     "Result",
     "Screen",

@@ -10,6 +10,7 @@ from typing import Final
 from wirt.devices.device import Device
 from wirt.errors import Error, UsageError, WaitTimeout
 from wirt.machine.drives import Disk
+from wirt.machine.nets import Net
 from wirt.machine.pc import NO_INSTRUMENTS, Instruments
 from wirt.vm.frames import FrameReader
 from wirt.vm.shell import CompletedExec
@@ -27,6 +28,7 @@ def run(
     cpus: int = 1,
     cpu: str = "host",
     disks: Sequence[str | os.PathLike[str] | Disk] = (),
+    nets: Sequence[str | Net] | None = None,
     accel: str = "auto",
     devices: Sequence[Device | str] = (),
     instruments: Instruments = NO_INSTRUMENTS,
@@ -61,6 +63,7 @@ def run(
         cpus=cpus,
         cpu=cpu,
         disks=disks,
+        nets=nets,
         accel=accel,
         devices=devices,
         reboot=False,

@@ -16,6 +16,7 @@ from wirt.machine import hardware, rom
 from wirt.machine.drives import BOOT_ORDER, BootKind, Cdrom, Disk, ahci_ports, ide_places, scsi_targets
 from wirt.machine.firmware import USER_PREFIX
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
+from wirt.machine.nets import Card, Net, cards_of, check_nets, parse_net
 from wirt.machine.pc import MAX_DISKS
 from wirt.vm.sizes import format_size, parse_size
 
@@ -44,12 +45,21 @@ class Spec(NamedTuple):
     disks: tuple[Disk, ...]
     cdroms: tuple[Cdrom, ...]
     """The CD-ROM drives, and what is in each at the start."""
+    nets: tuple[Net, ...]
+    cards: tuple[Card, ...]
+    """Network cards, and what goes into the machine for each."""
     vga: bool
     devices: tuple[Device, ...]
     named_devices: tuple[hardware.NamedDevice, ...]
     fw_cfg: Mapping[str, bytes]
     uuid: bytes
     """16 bytes, in the order in which UUIDs are written (RFC 9562)."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that the machine reads or writes."""
+        images = [self.kernel, self.initrd, self.nvram, *self.cdroms, *(disk.path for disk in self.disks)]
+        return [image for image in images if isinstance(image, Path)]
 
 
 def make_spec(
@@ -67,6 +77,7 @@ def make_spec(
     cpu: str,
     disks: Sequence[str | os.PathLike[str] | Disk],
     cdroms: Sequence[str | os.PathLike[str] | Cdrom | None] = (),
+    nets: Sequence[str | Net] | None = None,
     vga: bool | None = None,
     devices: Sequence[Device | str],
     fw_cfg: Mapping[str, bytes] | None = None,
@@ -85,7 +96,7 @@ def make_spec(
         raise UsageError("A kernel is started without firmware: leave one of the two out.")
     if append is not None and not isinstance(append, str):
         raise UsageError(f"The kernel command line is given as {type(append).__name__}: give a string.")
-    for wish, given in (("disks", disks), ("cdroms", cdroms), ("devices", devices)):
+    for wish, given in (("disks", disks), ("cdroms", cdroms), ("nets", nets), ("devices", devices)):
         if isinstance(given, str | bytes | os.PathLike):
             raise UsageError(f"Several {wish} can be given: write {wish}=[{given!r}] for one.")
     if len(disks) > MAX_DISKS:
@@ -100,10 +111,13 @@ def make_spec(
     checked_disks = _disks(disks)
     checked_cdroms = tuple(_cdrom(cdrom) for cdrom in cdroms)
     buses = [*(disk.bus for disk in checked_disks), *(cdrom.bus for cdrom in checked_cdroms)]
-    ide_places(sum(disk.bus == "ide" for disk in checked_disks), sum(cdrom.bus == "ide" for cdrom in checked_cdroms))
+    ide_places(
+        sum(disk.bus == "ide" for disk in checked_disks), sum(cdrom.bus == "ide" for cdrom in checked_cdroms)
+    )
     ahci_ports(buses.count("ahci"))
     scsi_targets(buses.count("scsi"))
-    boots = guest is None and kernel is None and bool(disks or cdroms)
+    order = _boot(boot)
+    boots = guest is None and kernel is None and bool(disks or cdroms or order[0] == "net")
     found = _firmware(firmware, boots=boots)
     if nvram is not None and (found is None or found.variables is None):
         raise UsageError(
@@ -111,6 +125,12 @@ def make_spec(
         )
     if (boot or boot_menu) and found is None:
         raise UsageError("Nothing but firmware looks for what to boot: give a firmware, or no order.")
+    uuid = _random_uuid()
+    network_cards, cards = _nets(nets, uuid, firmware=found is not None)
+    if order[0] == "net" and not any(card.rom for card in cards):
+        raise UsageError(
+            "No network card could boot: give one a network (--net), and install the package ipxe-qemu."
+        )
     return Spec(
         guest="tiny" if guest is not None else None,
         kernel=_image("kernel", kernel),
@@ -118,18 +138,20 @@ def make_spec(
         append=append,
         firmware=found,
         nvram=None if nvram is None else _nvram(Path(nvram)),
-        boot=_boot(boot),
+        boot=order,
         boot_menu=boot_menu,
         memory=_memory(memory),
         cpus=_cpus(cpus),
         cpu=_cpu(cpu),
         disks=checked_disks,
         cdroms=checked_cdroms,
+        nets=network_cards,
+        cards=cards,
         vga=found is not None if vga is None else vga,
         devices=tuple(models),
         named_devices=named,
         fw_cfg=_fw_cfg(fw_cfg or {}),
-        uuid=_random_uuid(),
+        uuid=uuid,
     )
 
 
@@ -219,6 +241,21 @@ def _boot(wish: str | Sequence[str]) -> tuple[BootKind, ...]:
             raise UsageError(f"{word!r} is nothing to boot from, or said twice: use {', '.join(BOOT_ORDER)}.")
         kinds.append(kind)
     return (*kinds, *(kind for kind in BOOT_ORDER if kind not in kinds))
+
+
+def _nets(
+    wish: Sequence[str | Net] | None, uuid: bytes, *, firmware: bool
+) -> tuple[tuple[Net, ...], tuple[Card, ...]]:
+    wishes = [Net()] if wish is None else [] if list(wish) == ["none"] else wish
+    if "none" in wishes:
+        raise UsageError("No network card is asked for, and one as well: leave none out.")
+    found = tuple(net if isinstance(net, Net) else parse_net(net) for net in wishes)
+    check_nets(found)
+    cards = cards_of(found, uuid, firmware=firmware)
+    for card in cards:
+        if card.rom is not None:
+            _check_file("expansion ROM", card.rom, writable=False)
+    return found, cards
 
 
 def _nvram(path: Path) -> Path:

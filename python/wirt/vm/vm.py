@@ -17,6 +17,7 @@ from wirt.devices.device import Device
 from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
 from wirt.machine.drives import Cdrom, Disk
+from wirt.machine.nets import Net, open_network
 from wirt.machine.pc import NO_INSTRUMENTS, FarEnds, Instruments, Pc, PcConfig, assemble
 from wirt.storage.nvram import open_variables
 from wirt.threads import named_thread
@@ -25,6 +26,7 @@ from wirt.vm.cdrom import CdromDrive
 from wirt.vm.console import HISTORY, Console
 from wirt.vm.input import Keyboard, Mouse
 from wirt.vm.memory import Memory
+from wirt.vm.net import NetworkCard
 from wirt.vm.registers import entry_registers
 from wirt.vm.result import Result, result_of
 from wirt.vm.screen import Screen
@@ -61,17 +63,17 @@ class VM:
 
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as: host,
     x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`; each of `cdroms` is a drive
-    with this image in it, or None; `vga` says whether there is a screen (default: with firmware), and
-    `display` lets viewers see it: vnc, vnc:PORT, vnc:HOST:PORT or vnc:unix:PATH, with options as `wirt run`
-    has them. `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides
-    `console`: nowhere, or to a file descriptor. `devices` are attached in order: of Python, or by name with
-    options, as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware prints to port
-    0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With
+    with this image in it, or None; `nets` are network cards, as `Net` or as `wirt run --net` has them
+    (default: one, with nobody else on its network); `vga` says whether there is a screen (default: with
+    firmware), and `display` lets viewers see it: vnc, vnc:PORT, vnc:HOST:PORT or vnc:unix:PATH, with options
+    as `wirt run` has them. `accel` is auto, kvm or recompiler. `serial` says where the console's output goes
+    besides `console`: nowhere, or to a file descriptor. `devices` are attached in order: of Python, or by
+    name with options, as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware
+    prints to port 0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With
     `on_io_error` "pause" a disk's request that the host cannot do is no error for the guest: the machine
     stops, and tries again when it is resumed. `log` is told, in sentences and from any thread, what else
-    happens (default: Python's logging, as wirt). With `reboot`, a
-    guest's reset starts the machine again from its images; otherwise it ends it. `instruments` look at the
-    recompiler.
+    happens (default: Python's logging, as wirt). With `reboot`, a guest's reset starts the machine again from
+    its images; otherwise it ends it. `instruments` look at the recompiler.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
     is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.
@@ -93,6 +95,7 @@ class VM:
         cpu: str = "host",
         disks: Sequence[str | os.PathLike[str] | Disk] = (),
         cdroms: Sequence[str | os.PathLike[str] | Cdrom | None] = (),
+        nets: Sequence[str | Net] | None = None,
         vga: bool | None = None,
         display: str | None = None,
         accel: str = "auto",
@@ -119,6 +122,7 @@ class VM:
             cpu=cpu,
             disks=disks,
             cdroms=cdroms,
+            nets=nets,
             vga=True if vga is None and display is not None else vga,
             devices=devices,
             fw_cfg=fw_cfg,
@@ -152,9 +156,6 @@ class VM:
         self.mouse = Mouse(lambda: self._running_machine)
         self.cdroms = tuple(CdromDrive(cdrom.path) for cdrom in self.spec.cdroms)
         """The CD-ROM drives, in order."""
-        self._ends = FarEnds(
-            self._terminal, self._virtio_terminal, screen, [drive.medium for drive in self.cdroms]
-        )
         self.console = Console(self._terminal)
         """The first serial port, ttyS0 in Linux."""
         self.virtio_console = Console(self._virtio_terminal)
@@ -179,9 +180,21 @@ class VM:
         self._variables: int | None = None
         if firmware_files is not None and firmware_files.variables is not None:
             self._variables = open_variables(self.spec.nvram, firmware_files.variables)
+        self.nets: tuple[NetworkCard, ...] = ()
+        """The network cards, in order."""
         self.display: Server | None = None
         """The VNC server, where there is one."""
         try:
+            for net, card in zip(self.spec.nets, self.spec.cards, strict=True):
+                network = open_network(net, self.spec.files)
+                self.nets += (NetworkCard(network, card.model, card.mac),)
+            self._ends = FarEnds(
+                self._terminal,
+                self._virtio_terminal,
+                screen,
+                [drive.medium for drive in self.cdroms],
+                [card.network for card in self.nets],
+            )
             self._config = self._make_config(debug_port, serial_firmware=wanted is None)
             self._pc = self._assemble()
             if wanted is not None:
@@ -293,6 +306,8 @@ class VM:
         if self._variables is not None:
             os.close(self._variables)
             self._variables = None
+        for card in self.nets:
+            card.network.close()
         self._terminal.close()
         self._virtio_terminal.close()
         _open_machines.discard(self)
@@ -336,6 +351,7 @@ class VM:
             serial_firmware=serial_firmware,
             disks=spec.disks,
             cdrom_buses=[cdrom.bus for cdrom in spec.cdroms],
+            nets=spec.cards,
             vga=spec.vga,
             devices=spec.devices,
             named_devices=spec.named_devices,

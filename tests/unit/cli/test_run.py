@@ -47,6 +47,7 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
         "cpu": "host",
         "disks": [],
         "cdroms": [],
+        "nets": None,
         "firmware": None,
         "nvram": None,
         "boot": "",

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 import wirt
-from wirt.machine.pc import Disk, hardware_address
+from wirt.machine.drives import Disk
 from wirt.vm.spec import make_spec
 
 
@@ -62,6 +62,10 @@ def spec(**wishes: Any) -> Any:
         ({"fw_cfg": {"opt/\n": b""}}, 2, "printable ASCII"),
         ({"fw_cfg": {"opt/x": "text"}}, 2, "opt/x is given as str: give bytes"),
         ({"fw_cfg": {f"opt/{n}": b"" for n in range(1001)}}, 2, "at most 1000 files, not 1001"),
+        ({"nets": "isolated"}, 2, r"nets=\['isolated'\]"),
+        ({"nets": ["none", "isolated"]}, 2, "leave none out"),
+        ({"nets": ["isolated,rom=/nowhere/rom"]}, 3, "expansion ROM /nowhere/rom does not exist"),
+        ({"boot": "net"}, 2, "No network card could boot"),
         ({"devices": ["flux-capacitor"]}, 2, "no device 'flux-capacitor'"),
     ],
 )
@@ -104,14 +108,6 @@ def test_each_machine_has_a_random_uuid_of_its_own() -> None:
     one, other = UUID(bytes=spec().uuid), UUID(bytes=spec().uuid)
     assert one != other
     assert one.version == other.version == 4
-
-
-def test_hardware_address_is_local_unicast_and_stable() -> None:
-    uuid = spec().uuid
-    address = hardware_address(uuid)
-    assert address == hardware_address(uuid)
-    assert address[0] & 3 == 2
-    assert all(0 <= byte <= 255 for byte in address)
 
 
 def test_one_file_as_two_disks_is_refused_unless_nobody_writes(tmp_path: Path) -> None:

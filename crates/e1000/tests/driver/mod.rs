@@ -6,7 +6,7 @@ use board::{Buses, EventFd, IrqLines, IsaBridge};
 use e1000::register::{self, rah, rctl, tctl};
 use e1000::{E1000, E1000Options};
 use hv::{Bus, GuestMemory, Interrupts, Msi, Region};
-use net::Backend;
+use net::{Backend, Cable};
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 pub const RAM: u64 = 16 << 20;
 pub const ROM: u64 = 0xF000_0000;
 pub const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
+/// Its expansion ROM.
+pub const ROM_IMAGE: [u8; 3] = [0x55, 0xAA, 0x11];
 pub const TX_RING: u64 = 0x1_0000;
 pub const RX_RING: u64 = 0x2_0000;
 /// Descriptors in each ring.
@@ -75,8 +77,8 @@ impl Backend for Network {
         buffer[..length].copy_from_slice(&frame[..length]);
         Some(length)
     }
-    fn event_fd(&self) -> Option<RawFd> {
-        Some(self.event.fd())
+    fn event_fd(&self, receiving: bool) -> Option<RawFd> {
+        receiving.then(|| self.event.fd())
     }
 }
 
@@ -100,6 +102,7 @@ pub struct Driver {
     pub card: Arc<E1000>,
     pub controller: Arc<Controller>,
     pub network: Arc<Network>,
+    pub cable: Arc<Cable>,
     pub base: u64,
     pub port: u16,
 }
@@ -153,12 +156,13 @@ impl Driver {
             sending: AtomicBool::default(),
             event: EventFd::new().unwrap(),
         });
-        let options = E1000Options { mac: MAC, rom: Vec::new() };
-        let card = E1000::new("net0", options, memory.clone(), network.clone()).unwrap();
+        let options = E1000Options { mac: MAC, rom: ROM_IMAGE.to_vec() };
+        let cable = Arc::new(Cable::new(network.clone()));
+        let card = E1000::new("net0", options, memory.clone(), cable.clone()).unwrap();
         pci.add(1, 0, IsaBridge::new(pci.pirqs().clone())).unwrap();
         pci.add(3, 0, card.clone()).unwrap();
         pci.assign_resources().unwrap();
-        let mut driver = Driver { buses, pci, memory, card, controller, network, base: 0, port: 0 };
+        let mut driver = Driver { buses, pci, memory, card, controller, network, cable, base: 0, port: 0 };
         driver.base = u64::from(driver.config(0x10, 4) & !15);
         driver.port = driver.config(0x14, 4) as u16 & !3;
         driver.set_master(true);

@@ -1,0 +1,1 @@
+"""What stands behind network cards on this host."""
