@@ -194,13 +194,13 @@ impl Machine {
     fn pause(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| {
             self.machine.pause().map_err(core_error)?;
-            self.chipset()?.pci().pause();
+            self.chipset()?.pause();
             Ok(())
         })
     }
 
     fn resume(&self) -> PyResult<()> {
-        self.chipset()?.pci().resume();
+        self.chipset()?.resume();
         self.machine.resume().map_err(core_error)
     }
 
