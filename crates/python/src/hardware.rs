@@ -8,8 +8,8 @@ use crate::terminal::{Terminal, duplicate};
 use ata::{Attachment, Ide};
 use block::RawFile;
 use board::{
-    ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, I6300esb, PVPANIC_PORT, PanicEvent, PcTestdev, Pflash,
-    Pvpanic, Uart, WatchdogAction,
+    ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, FloppyDrive, FloppyKind, I6300esb, PARALLEL_PORTS,
+    PVPANIC_PORT, PanicEvent, Parallel, PcTestdev, Pflash, Pvpanic, Uart, WatchdogAction,
 };
 use hv::Region;
 use net::NullBackend;
@@ -36,6 +36,13 @@ impl Machine {
         let line = self.chipset()?.lines().line(irq).map_err(core_error)?;
         let uart = Uart::new(name, line, terminal.terminal.clone());
         self.board().buses().insert_port(port..=last, uart).map_err(core_error)
+    }
+
+    fn add_parallel(&self, name: &str, port: u16, irq: u32, terminal: &Terminal) -> PyResult<()> {
+        let last = port.checked_add(PARALLEL_PORTS - 1).ok_or_else(|| PyValueError::new_err("the port is too high"))?;
+        let line = self.chipset()?.lines().line(irq).map_err(core_error)?;
+        let parallel = Parallel::new(name, line, terminal.terminal.clone());
+        self.board().buses().insert_port(port..=last, parallel).map_err(core_error)
     }
 
     fn add_debug_exit(&self) -> PyResult<()> {
@@ -97,7 +104,6 @@ impl Machine {
         self.board().buses().insert_mmio(first..=last, device).map_err(core_error)
     }
 
-
     fn add_vga(&self, slot: u8, screen: &Screen, offset: u64, size: u64, rom: Vec<u8>) -> PyResult<()> {
         let machine = self.board();
         let card = Vga::new(machine.memory().clone(), offset, size, rom).map_err(core_error)?;
@@ -112,6 +118,14 @@ impl Machine {
         let (machine, chipset) = (self.board(), self.chipset()?);
         Ide::insert(drives, machine.memory(), machine.buses(), chipset.pci(), chipset.lines()).map_err(core_error)?;
         Ok(())
+    }
+
+    fn add_floppies(&self, drives: Vec<(PyRef<'_, Medium>, Option<u64>)>) -> PyResult<()> {
+        let mut drives = drives
+            .into_iter()
+            .map(|(medium, size)| FloppyDrive { kind: FloppyKind::for_size(size), medium: medium.medium.clone() });
+        let drives = [drives.next(), drives.next()];
+        self.chipset()?.add_floppies(self.board().buses(), drives).map_err(core_error)
     }
 
     fn add_flash(&self, name: &str, address: u64, size: u64, offset: u64, fd: i32, readonly: bool) -> PyResult<()> {

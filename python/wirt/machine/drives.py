@@ -1,4 +1,4 @@
-"""Disks and CD-ROM drives: what a user asks for, which controller it hangs on, and where firmware finds it.
+"""Disks, CD-ROM and floppy drives: what a user asks for, which controller it hangs on, and where firmware finds it.
 
 Paths are Open Firmware's, as SeaBIOS matches them (SeaBIOS src/boot.c) and QEMU's `bootorder` has them.
 """
@@ -18,8 +18,9 @@ from wirt.storage.raw import open_raw
 Bus = Literal["virtio", "ide"]
 DISK_BUSES: Final[tuple[Bus, ...]] = ("virtio", "ide")
 IDE_PLACES: Final = 4
-BootKind = Literal["disk", "cdrom"]
-BOOT_ORDER: Final[tuple[BootKind, ...]] = ("disk", "cdrom")
+BootKind = Literal["disk", "cdrom", "floppy"]
+BOOT_ORDER: Final[tuple[BootKind, ...]] = ("disk", "cdrom", "floppy")
+MAX_FLOPPIES: Final = 2
 _CDROM_ORDER: Final = (2, 3, 0, 1)
 """Where a CD-ROM drive goes first: the secondary channel, as is usual."""
 
@@ -30,6 +31,13 @@ class Disk(NamedTuple):
     path: Path
     readonly: bool = False
     bus: Bus = "virtio"
+
+
+class Floppy(NamedTuple):
+    """The raw image of a floppy disk, 160 KiB to 2.88 MB. Writes reach the file unless `readonly`."""
+
+    path: Path
+    readonly: bool = False
 
 
 class IdePlaces(NamedTuple):
@@ -69,6 +77,11 @@ def add_ide(
 
 def _ide_path(place: int) -> str:
     return f"/pci@i0cf8/ide@1,1/drive@{place // 2}/disk@{place % 2}"
+
+
+def floppy_path(drive: int) -> str:
+    """The path of a floppy drive, 0 or 1, for firmware."""
+    return f"/pci@i0cf8/isa@1/fdc@03f0/floppy@{drive}"
 
 
 def add_virtio_disk(machine: _core.Machine, slot: int, index: int, disk: Disk) -> str:

@@ -91,9 +91,11 @@ MODELS: Final = {
         Model("fw_cfg", "QEMU's interface for firmware", _ALWAYS),
         Model(
             "serial",
-            "16550A serial port, COM1",
-            "always there; --serial says where it goes",
+            "16550A serial ports, COM1 to COM4",
+            "COM1 always; the others by --serial, which says where each goes",
         ),
+        Model("parallel", "parallel ports with a printer, LPT1 and LPT2", "by --parallel file:FILE"),
+        Model("dma", "8237A DMA controllers of the ISA bus", _ALWAYS),
         Model("virtio-rng", "source of randomness", _ALWAYS),
         Model("virtio-console", "console, hvc0 in Linux", _ALWAYS),
         Model("virtio-net", "network card", _ALWAYS),
@@ -110,6 +112,12 @@ MODELS: Final = {
             (_READONLY,),
         ),
         Model("ide-cdrom", "ATAPI CD-ROM drive on the IDE function", "by --cdrom FILE or --cdrom none"),
+        Model(
+            "floppy",
+            "82078 floppy controller with one or two drives, 160 KiB to 2.88 MB",
+            "by --floppy FILE or --floppy none",
+            (_READONLY,),
+        ),
         Model(
             "vga",
             "VGA card with Bochs VBE (DISPI), 16 MiB",

@@ -1,10 +1,11 @@
 """One virtual machine: what it is made of, how it runs, and what a program can do with it."""
 
-from wirt.machine.drives import Disk
+from wirt.machine.drives import Disk, Floppy
 from wirt.machine.pc import Instruments
 from wirt.vm.accelerator import Accelerator, choose
 from wirt.vm.cdrom import CdromDrive
 from wirt.vm.console import Console
+from wirt.vm.floppy import FloppyDrive
 from wirt.vm.input import Keyboard, Mouse
 from wirt.vm.memory import Memory
 from wirt.vm.registers import Registers
@@ -24,6 +25,8 @@ __all__ = [
     "CompletedExec",
     "Console",
     "Disk",
+    "Floppy",
+    "FloppyDrive",
     "Instruments",
     "Keyboard",
     "Memory",
