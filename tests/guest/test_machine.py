@@ -51,7 +51,7 @@ def test_console_expects_sends_and_reads(accelerator: str) -> None:
 
 def test_serial_output_reaches_a_descriptor(accelerator: str) -> None:
     read, write = os.pipe()
-    vm = wirt.VM(memory="2M", accel=accelerator, serial=write)
+    vm = wirt.VM(memory="2M", accel=accelerator, serials=[write])
     os.close(write)
     vm.memory.write(bare.CODE, bare.assemble(bare.ECHO))
     vm.vcpus[0].set_registers(rip=bare.CODE, cs=bare.REAL_MODE_CODE)
