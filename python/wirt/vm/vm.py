@@ -430,7 +430,10 @@ class VM:
                 # Whatever it was: those who wait are told.
                 self._finish(Result("internal-error", 1, f"The machine cannot be started again. {error}"))
                 return
-        self._finish(result_of(event))
+        result = result_of(event)
+        if result.reason == "killed" and self._panicked and not self._closing:
+            result = Result("panicked", 1, "The guest's kernel panicked.")
+        self._finish(result)
 
     def _restart(self) -> bool:
         """Replace the machine by a new one that runs; false when it was switched off meanwhile."""
