@@ -266,8 +266,8 @@ class Machine:
     def add_parallel(self, name: str, port: int, irq: int, terminal: Terminal) -> None:
         """Add a parallel port with a printer, at 3 ports from `port` on, with interrupt line `irq`."""
     def add_floppies(self, drives: Sequence[tuple[Medium, int | None]]) -> None:
-        """Add the floppy controller with one or two drives, once: what is in each, and the size in bytes of the
-        disks that it is for (None: 1.44 MB).
+        """Add the floppy controller with one or two drives, once: what is in each, and the size in bytes of
+        the disks that it is for (None: 1.44 MB).
         """
     def add_pc_testdev(self) -> None:
         """Add pc-testdev: interrupt lines at ports 0x2000 to 0x2017, a latch at 0xE0, memory at

@@ -292,11 +292,9 @@ def test_a_closed_machine_is_not_entered_again(accelerator: str) -> None:
 
 
 @pytest.mark.parametrize("fd", [999, -1, 1 << 70, "stdio", True])
-@pytest.mark.parametrize("name", ["serial", "debug_port"])
-def test_a_descriptor_that_is_none_is_refused(name: str, fd: object) -> None:
-    wish: dict[str, Any] = {name: fd}
-    with pytest.raises(wirt.UsageError, match=f"{name} is {fd!r}, "):
-        wirt.VM(memory="1M", **wish)
+def test_a_descriptor_that_is_none_is_refused(fd: Any) -> None:
+    with pytest.raises(wirt.UsageError, match=f"debug_port is {fd!r}, "):
+        wirt.VM(memory="1M", debug_port=fd)
 
 
 def test_a_program_that_forgets_its_machine_ends_cleanly(accelerator: str) -> None:

@@ -15,7 +15,7 @@ from wirt.cli import counters
 from wirt.cli.session import Session
 from wirt.errors import Error, UsageError
 from wirt.machine.drives import DISK_BUSES
-from wirt.vm import VM, Disk, Floppy, Instruments, run
+from wirt.vm import VM, Disk, Floppy, Instruments, far_end, run
 from wirt.vm.accelerator import ACCELERATORS
 from wirt.vm.spec import CPU_MODELS
 
@@ -136,6 +136,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--serial",
         action="append",
+        type=_serial,
         metavar="stdio|file:FILE|pty|unix:FILE|tcp:PORT|none",
         help="where a serial port goes, COM1 first; unix and tcp let clients connect, tcp:PORT those of this "
         "machine alone, tcp:HOST:PORT others (default: stdio, and one port); may be given four times",
@@ -374,6 +375,16 @@ def _disk(text: str) -> Disk:
     if not path:
         raise UsageError("--disk needs a file: write --disk FILE, or --disk FILE,ro for a read-only one.")
     return Disk(Path(path), readonly, bus)
+
+
+def _serial(text: str) -> str:
+    if text != STDIO:
+        try:
+            far_end.parse("", text, far_end.SERIAL_KINDS)
+        except UsageError:
+            known = "stdio, file:FILE, pty, unix:FILE, tcp:HOST:PORT or none"
+            raise UsageError(f"{text!r} is no place for a serial port: use {known}.") from None
+    return text
 
 
 def _floppy(text: str) -> Floppy | None:

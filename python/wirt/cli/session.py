@@ -39,8 +39,9 @@ class Ending(NamedTuple):
 class Session:
     """One machine from its start to its end.
 
-    `console` is the port that is attended (None: the first). `keyboard` is where its input comes from and `output` where the
-    machine was told to write, both None when it is elsewhere. `timeout` is in seconds from the start.
+    `console` is the port that is attended (None: the first). `keyboard` is where its input comes from and
+    `output` where the machine was told to write, both None when it is elsewhere. `timeout` is in seconds from
+    the start.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Disks, CD-ROM and floppy drives: what a user asks for, which controller it hangs on, and where firmware finds it.
+"""Disks, CD-ROM and floppy drives: what a user asks for, what it hangs on, and where firmware finds it.
 
 Paths are Open Firmware's, as SeaBIOS matches them (SeaBIOS src/boot.c) and QEMU's `bootorder` has them.
 """

@@ -53,8 +53,8 @@ def open_floppy(path: Path, *, readonly: bool) -> tuple[int, int]:
     if not 0 < size <= MAX_FLOPPY:
         os.close(fd)
         raise Error(
-            f"The floppy image {path} has {size} bytes: a floppy disk has at most {MAX_FLOPPY} (2.88 MB); make one by "
-            "'truncate -s 1440K FILE'."
+            f"The floppy image {path} has {size} bytes, a floppy disk 1 to {MAX_FLOPPY}: make one "
+            "by 'truncate -s 1440K FILE'."
         )
     return fd, size
 

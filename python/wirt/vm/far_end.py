@@ -1,4 +1,4 @@
-"""Where serial and parallel ports go: a descriptor, a file, a pseudoterminal, or whoever connects to a socket."""
+"""Where serial and parallel ports go: a descriptor, a file, a pseudoterminal, or clients of a socket."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ _FORMS: Final = {
 }
 
 
+LAST_OUTPUT: Final = 1.0
+"""Seconds for which the output of a machine that has ended may still take."""
+
+
 class Wish(NamedTuple):
     """What a user asks for: a kind, and a path or an address; or the file `descriptor`."""
 
@@ -43,7 +47,9 @@ class FarEnd(Protocol):
         """Begin to pass output on: the machine is made."""
 
     def close(self) -> None:
-        """Let go of everything, when the terminal is closed. Output that is left has a second."""
+        """Let go of everything, when the terminal is closed. Output that is left has
+        `LAST_OUTPUT`.
+        """
 
 
 def parse(port: str, wish: int | str | None, kinds: Sequence[str]) -> Wish:
@@ -97,10 +103,10 @@ class OutputEnd:
         if self._empties and stat.S_ISREG(os.fstat(self._fd).st_mode):
             os.ftruncate(self._fd, 0)
         self._terminal.copy_to(self._fd)
-        self.close()
 
     def close(self) -> None:
         if self._fd is not None:
+            self._terminal.flush(LAST_OUTPUT)
             os.close(self._fd)
             self._fd = None
 

@@ -12,8 +12,8 @@ from wirt.storage.raw import open_floppy
 
 
 class FloppyDrive:
-    """A drive for disks like the first one in it; for 1.44 MB when it begins empty. What it holds stays in it when the
-    guest resets the machine.
+    """A drive for disks like the first one in it; for 1.44 MB when it begins empty. What it holds stays in
+    it when the guest resets the machine.
     """
 
     def __init__(self, floppy: Floppy | None) -> None:
@@ -32,8 +32,8 @@ class FloppyDrive:
     def insert(self, path: str | os.PathLike[str], *, readonly: bool = False) -> None:
         """Put the disk with this image in, instead of another; the guest finds that at its next access.
 
-        A disk of another size than the drive is for may be one that it cannot read. Raises Error when there is no such
-        image.
+        A disk of another size than the drive is for may be one that it cannot read. Raises Error when there
+        is no such image.
         """
         self._insert(Path(path), readonly)
 

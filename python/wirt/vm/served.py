@@ -22,10 +22,9 @@ from wirt import _core
 from wirt.display import listener as listening
 from wirt.errors import Error, UsageError
 from wirt.threads import named_thread
+from wirt.vm.far_end import LAST_OUTPUT
 
 PATIENCE: Final = 5.0
-_LAST_OUTPUT: Final = 1.0
-"""Seconds for which the output of a machine that has ended may still take."""
 _SLICE: Final = 0.2
 """Seconds after which somebody who waits looks whether it is still wanted."""
 _PIECE: Final = 4096
@@ -69,7 +68,7 @@ class Client:
 
 
 class Source:
-    """Where clients come from. `wake` is a descriptor that becomes readable when nobody is wanted any more."""
+    """Where clients come from. `wake` is a descriptor that is readable when nobody is wanted any more."""
 
     place: str
 
@@ -82,8 +81,8 @@ class Source:
 
 
 class ServedEnd:
-    """Brings clients and a terminal together, on two threads: COM1-in for clients and what they send, COM1-out
-    for what they get.
+    """Brings clients and a terminal together, on two threads: COM1-in for clients and what they send,
+    COM1-out for what they get.
     """
 
     def __init__(self, port: str, terminal: _core.Terminal, source: Source) -> None:
@@ -111,7 +110,7 @@ class ServedEnd:
         with self._changed:
             if self._last is not None:
                 return
-            self._last = time.monotonic() + _LAST_OUTPUT
+            self._last = time.monotonic() + LAST_OUTPUT
             self._changed.notify_all()
         receiver, sender = self._threads
         if self._started:
@@ -284,7 +283,7 @@ def pseudoterminal(port: str) -> Source:
 
 
 def socket_of(port: str, kind: str, where: str) -> Source:
-    """Listen on a unix socket (`where` is its path) or for TCP (HOST:PORT or PORT; without HOST on this machine alone).
+    """Listen on a unix socket (`where` is its path) or for TCP (HOST:PORT, or PORT for this machine alone).
 
     Raises UsageError for what is no address, Error when the system refuses.
     """

@@ -60,17 +60,18 @@ class VM:
     order of disk and cdrom; with `boot_menu` the user is asked. With no firmware, the machine stands at the
     processor's reset state until registers and memory are set.
 
-    `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as: host,
-    x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`; each of `cdroms` is a drive
-    with this image in it, or None, and so is each of `floppies` (also `Floppy`); `vga` says whether there is a screen (default: with firmware), and
-    `display` lets viewers see it: vnc, vnc:PORT, vnc:HOST:PORT or vnc:unix:PATH, with options as `wirt run`
-    has them. `accel` is auto, kvm or recompiler. Each of `serials` (1 to 4) and `parallels` (none to 2)
-    says where that port goes besides `consoles` and `printers`: to a file descriptor, None for nowhere, or
-    file:PATH, and for a serial port pty, unix:PATH or tcp:HOST:PORT. `devices` are attached in order: of Python, or by name with
-    options, as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware prints to port
+    `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as:
+    host, x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`; each of `cdroms`
+    is a drive with this image in it, or None, and so is each of `floppies` (also `Floppy`); `vga` says
+    whether there is a screen (default: with firmware), and `display` lets viewers see it: vnc, vnc:PORT,
+    vnc:HOST:PORT or vnc:unix:PATH, with options as `wirt run` has them. `accel` is auto, kvm or
+    recompiler. Each of `serials` (1 to 4) and `parallels` (none to 2) says where that port goes besides
+    `consoles` and `printers`: to a file descriptor, None for nowhere, or file:PATH, and for a serial port
+    pty, unix:PATH or tcp:HOST:PORT. `devices` are attached in order: of Python, or by name with options,
+    as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware prints to port
     0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With `reboot`, a
-    guest's reset starts the machine again from its images; otherwise it ends it. `instruments` look at the
-    recompiler.
+    guest's reset starts the machine again from its images; otherwise it ends it. `instruments` look at
+    the recompiler.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
     is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.
