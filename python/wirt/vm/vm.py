@@ -55,9 +55,9 @@ class VM:
     `guest` is the built-in guest "tiny"; otherwise `kernel` names a bzImage, an ELF with a PVH note or a
     Multiboot image (or is the bytes of one), with `initrd` and the kernel command line `append` (default:
     console=ttyS0, for Multiboot nothing; the built-in guest has its own, to which `append` is added). With
-    neither, `firmware` boots from disks and CD-ROMs: seabios (the default when there is one), ovmf (UEFI,
+    neither, `firmware` boots from disks, CD-ROMs and floppies: seabios (the default when there is one), ovmf (UEFI,
     whose variables are in the file `nvram`, made when there is none) or the file of an image. `boot` is the
-    order of disk and cdrom; with `boot_menu` the user is asked. With no firmware, the machine stands at the
+    order of disk, cdrom and floppy; with `boot_menu` the user is asked. With no firmware, the machine stands at the
     processor's reset state until registers and memory are set.
 
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as:

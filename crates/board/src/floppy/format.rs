@@ -20,8 +20,6 @@ pub enum FloppyKind {
     Kib360,
     /// 5.25", 1.2 MB; reads and writes disks of 360 KiB and less, too.
     Mb1200,
-    /// 3.5", 720 KiB.
-    Kib720,
     /// 3.5", 1.44 MB and 720 KiB.
     Mb1440,
     /// 3.5", 2.88 MB, 1.44 MB and 720 KiB.
@@ -111,7 +109,6 @@ impl FloppyKind {
         match self {
             FloppyKind::Kib360 => 1,
             FloppyKind::Mb1200 => 2,
-            FloppyKind::Kib720 => 3,
             FloppyKind::Mb1440 => 4,
             FloppyKind::Mb2880 => 5,
         }
@@ -129,9 +126,7 @@ impl FloppyKind {
             (FloppyKind::Kib360, Width::Inch5, Density::Double) => &[rate::KBPS_250, rate::KBPS_300],
             (FloppyKind::Mb1200, Width::Inch5, Density::Double) => &[rate::KBPS_300],
             (FloppyKind::Mb1200, Width::Inch5, Density::High) => &[rate::KBPS_500],
-            (FloppyKind::Kib720 | FloppyKind::Mb1440 | FloppyKind::Mb2880, Width::Inch3, Density::Double) => {
-                &[rate::KBPS_250]
-            }
+            (FloppyKind::Mb1440 | FloppyKind::Mb2880, Width::Inch3, Density::Double) => &[rate::KBPS_250],
             (FloppyKind::Mb1440 | FloppyKind::Mb2880, Width::Inch3, Density::High) => &[rate::KBPS_500],
             (FloppyKind::Mb2880, Width::Inch3, Density::Extra) => &[rate::MBPS_1],
             _ => &[],
