@@ -56,7 +56,7 @@ class FakeVM:
         self.places: dict[str, str] = {}
         self.vcpus = (FakeVcpu(0),)
         self.result: Result | None = None
-        self.closed = False
+        self.closed = self.resumed = False
         self._on_start = on_start
         self._ended = threading.Event()
 
@@ -77,6 +77,9 @@ class FakeVM:
     def kill(self) -> Result:
         self.end(KILLED)
         return self.wait()
+
+    def resume(self) -> None:
+        self.resumed = True
 
     def listings(self) -> str:
         return ""

@@ -96,16 +96,14 @@ impl Chipset {
         Ok(())
     }
 
-    /// Stops what devices do by themselves: when this returns, none changes memory.
+    /// Stops what devices that are no PCI functions do by themselves: when this returns, none changes memory.
     pub fn pause(&self) {
-        self.pci.pause();
         self.floppy.get().inspect(|floppy| floppy.pause());
     }
 
-    /// Lets devices go on after [`Chipset::pause`].
+    /// Lets them go on after [`Chipset::pause`].
     pub fn resume(&self) {
         self.floppy.get().inspect(|floppy| floppy.resume());
-        self.pci.resume();
     }
 
     /// Puts an HPET on the bus, which can take the interrupts of the interval timer and the clock. Once.

@@ -38,6 +38,7 @@ from wirt.vm.viewing import parse_display, serve
 if TYPE_CHECKING:
     from wirt.display.server import Server
 
+IO_ERROR_ACTIONS: Final = ("report", "pause")
 TINY_CMDLINE: Final = "console=ttyS0 quiet"
 
 _SHORTAGE: Final = re.compile(r" \(os error (?:11|12|23|24|28)\)$")
@@ -54,11 +55,11 @@ class VM:
 
     `guest` is the built-in guest "tiny"; otherwise `kernel` names a bzImage, an ELF with a PVH note or a
     Multiboot image (or is the bytes of one), with `initrd` and the kernel command line `append` (default:
-    console=ttyS0, for Multiboot nothing; the built-in guest has its own, to which `append` is added). With
-    neither, `firmware` boots from disks, CD-ROMs and floppies: seabios (the default when there is one), ovmf (UEFI,
-    whose variables are in the file `nvram`, made when there is none) or the file of an image. `boot` is the
-    order of disk, cdrom and floppy; with `boot_menu` the user is asked. With no firmware, the machine stands at the
-    processor's reset state until registers and memory are set.
+    console=ttyS0, for Multiboot nothing; the built-in guest has its own, to which `append` is added).
+    With neither, `firmware` boots from disks, CD-ROMs and floppies: seabios (the default when there is
+    one), ovmf (UEFI, whose variables are in the file `nvram`, made when there is none) or the file of an
+    image. `boot` is the order of disk, cdrom and floppy; with `boot_menu` the user is asked. With no
+    firmware, the machine stands at the processor's reset state until registers and memory are set.
 
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as:
     host, x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`; each of `cdroms`
@@ -69,7 +70,10 @@ class VM:
     `consoles` and `printers`: to a file descriptor, None for nowhere, or file:PATH, and for a serial port
     pty, unix:PATH or tcp:HOST:PORT. `devices` are attached in order: of Python, or by name with options,
     as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware prints to port
-    0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With `reboot`, a
+    0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With
+    `on_io_error` "pause" a disk's request that the host cannot do is no error for the guest: the machine
+    stops, and tries again when it is resumed. `log` is told, in sentences and from any thread, what else
+    happens (default: Python's logging, as wirt). With `reboot`, a
     guest's reset starts the machine again from its images; otherwise it ends it. `instruments` look at
     the recompiler.
 
@@ -102,6 +106,8 @@ class VM:
         devices: Sequence[Device | str] = (),
         debug_port: int | None = None,
         fw_cfg: Mapping[str, bytes] | None = None,
+        on_io_error: str = "report",
+        log: Callable[[str], object] | None = None,
         reboot: bool = True,
         instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
@@ -126,6 +132,12 @@ class VM:
             devices=devices,
             fw_cfg=fw_cfg,
         )
+        if on_io_error not in IO_ERROR_ACTIONS:
+            raise UsageError(
+                f"On an I/O error there is no {on_io_error!r}: use {' or '.join(IO_ERROR_ACTIONS)}."
+            )
+        self._log = _log if log is None else log
+        self._pauses_on_io_error = on_io_error == "pause"
         chosen = choose(accel)
         self.accelerator = chosen.name
         """kvm or recompiler."""
@@ -196,7 +208,7 @@ class VM:
             for end in self._far_ends.values():
                 end.start()
             if wanted is not None:
-                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, _log)
+                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, self._log)
         except BaseException:
             self.close()
             raise
@@ -369,6 +381,7 @@ class VM:
             vga=spec.vga,
             devices=spec.devices,
             named_devices=spec.named_devices,
+            pause_on_io_error=self._pauses_on_io_error,
             told=self._told,
             debug_port=debug_port,
             fw_cfg=spec.fw_cfg,
@@ -390,19 +403,26 @@ class VM:
 
     def _told(self, device: str, event: str) -> None:
         """A device has something to tell, on a thread of the machine's: nothing here may wait for it."""
-        action = next(
-            dict(named.options)["action"] for named in self.spec.named_devices if named.model == device
-        )
+        if device == "disk":
+            self._log(f"A disk's request cannot be done ({event}): the machine is paused.")
+            action = "pause"
+        else:
+            wishes = next(named.options for named in self.spec.named_devices if named.model == device)
+            action = dict(wishes)["action"]
         if device == "i6300esb":
             self._watchdog_expired = True
-        elif event != "panicked":
-            return
-        else:
+        if device == "pvpanic":
+            if event != "panicked":
+                return
             self._panicked = True
             if action == "poweroff":
                 self._open_pc.machine.kill()
         if action == "pause":
-            named_thread("pause", lambda: self._call(self.pause)).start()
+            named_thread("pause", self._pause_quietly).start()
+
+    def _pause_quietly(self) -> None:
+        with contextlib.suppress(Error):
+            self.pause()
 
     def _assemble(self) -> Pc:
         try:
