@@ -44,7 +44,7 @@ class FarEnd(Protocol):
         """Where it is reached; empty where nobody has to be told."""
 
     def start(self) -> None:
-        """Begin to pass output on: the machine is made."""
+        """Begin to pass output on, and input: the machine is about to run. Once."""
 
     def close(self) -> None:
         """Let go of everything, when the terminal is closed. Output that is left has

@@ -205,8 +205,6 @@ class VM:
             self._connect(terminals, printers)
             self._config = self._make_config(debug_port, serial_firmware=wanted is None)
             self._pc = self._assemble()
-            for end in self._far_ends.values():
-                end.start()
             if wanted is not None:
                 self.display = serve(wanted, self.screen, self.keyboard, self.mouse, self._log)
         except BaseException:
@@ -216,6 +214,9 @@ class VM:
 
     def start(self) -> None:
         """Let the guest run. Raises Error unless the machine was just made."""
+        if self.state == "created":
+            for end in self._far_ends.values():
+                end.start()
         self._call(self._open_pc.machine.start)
         self._supervisor = named_thread("supervisor", self._supervise)
         self._supervisor.start()
