@@ -52,6 +52,8 @@ class FakeVM:
         self.accelerator, self.accelerator_reason = "recompiler", "no /dev/kvm"
         self.display = None
         self.console = FakeConsole()
+        self.consoles, self.printers = (self.console, FakeConsole()), ()
+        self.places: dict[str, str] = {}
         self.vcpus = (FakeVcpu(0),)
         self.result: Result | None = None
         self.closed = self.resumed = False

@@ -20,6 +20,7 @@ __all__ = [
     "Device",
     "Disk",
     "Error",
+    "Floppy",
     "Memory",
     "Net",
     "NotFoundError",
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from wirt.devices import Action, Device
     from wirt.errors import CapacityError, ClosedError, Error, NotFoundError, UsageError, WaitTimeout
     from wirt.machine.boot.state import DescriptorTable, Segment
-    from wirt.vm import VM, Cdrom, CompletedExec, Console, Disk, Memory, Net, Registers, Result, Vcpu
+    from wirt.vm import VM, Cdrom, CompletedExec, Console, Disk, Floppy, Memory, Net, Registers, Result, Vcpu
     from wirt.vm.run import run
 
 

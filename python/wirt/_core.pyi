@@ -71,6 +71,10 @@ class Terminal:
         """Copy all output from now on to a duplicate of `fd` too, on a thread; the guest waits for a slow
         one.
         """
+    def hold_back(self, position: int | None) -> None:
+        """Keep the output after byte `position` for a reader, from the capacity on by letting the guest wait;
+        None: no longer. Not together with `copy_to`.
+        """
     def send(self, data: bytes, timeout: float | None = None) -> int:
         """Send input; return how many bytes were sent within `timeout` seconds or until the terminal
         closed.
@@ -281,6 +285,12 @@ class Machine:
     def state(self) -> Literal["created", "running", "paused", "ended"]: ...
     def add_uart(self, name: str, port: int, irq: int, terminal: Terminal) -> None:
         """Add a 16550A at 8 ports from `port` on, with interrupt line `irq`."""
+    def add_parallel(self, name: str, port: int, irq: int, terminal: Terminal) -> None:
+        """Add a parallel port with a printer, at 3 ports from `port` on, with interrupt line `irq`."""
+    def add_floppies(self, drives: Sequence[tuple[Medium, int | None]]) -> None:
+        """Add the floppy controller with one or two drives, once: what is in each, and the size in bytes of
+        the disks that it is for (None: 1.44 MB).
+        """
     def add_pc_testdev(self) -> None:
         """Add pc-testdev: interrupt lines at ports 0x2000 to 0x2017, a latch at 0xE0, memory at
         0xFF000000.

@@ -75,7 +75,7 @@ def refused(words: list[str], prefix: list[str] | None = None) -> tuple[int, str
         ("--kernel good --disk odd", 1, "The disk odd has 1000001 bytes"),
         ("--kernel good --disk /dev/null", 2, "The disk /dev/null is not a regular file"),
         ("--kernel good --disk disk --disk disk", 2, "The disks disk and disk are one file"),
-        ("--kernel good --serial file:folder", 1, "The serial output folder cannot be opened"),
+        ("--kernel good --serial file:folder", 1, "The file folder, for the output of COM1, cannot be"),
         ("--kernel good --device floppy", 2, "There is no device 'floppy'"),
         ("windows", 2, "There is no built-in guest 'windows'"),
     ],

@@ -197,7 +197,7 @@ def test_serial_output_to_nowhere(command: Any) -> None:
 def test_a_full_disk_is_told(command: Any) -> None:
     done = run(command(bare.ECHO, "--serial", "file:/dev/full", "--timeout", "1"))
     assert done.returncode == 1
-    assert b"wirt: The serial output is incomplete: No space left on device" in done.stderr
+    assert b"wirt: The output of COM1 is incomplete: No space left on device" in done.stderr
 
 
 def test_no_reboot_ends_at_a_reset(command: Any) -> None:

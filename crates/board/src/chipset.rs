@@ -1,12 +1,12 @@
 use crate::irqchip::Placed;
 use crate::pci::PciBus;
 use crate::{
-    Buses, CMOS_PORT, Cmos, CmosConfig, Device, HPET_ADDRESS, HPET_SIZE, HostBridge, Hpet, I8042, I8042_COMMAND_PORT,
-    I8042_DATA_PORT, IrqLines, Irqchip, IsaBridge, KEYBOARD_IRQ, MOUSE_IRQ, PM_BASE, PM_SIZE, Pm, PmTimerWidth, Port92,
-    PowerManagement, RTC_IRQ, SCI_IRQ, SHADOW_RANGE, Timers,
+    Buses, CMOS_PORT, Cmos, CmosConfig, Device, Dma, Floppy, FloppyDrive, HPET_ADDRESS, HPET_SIZE, HostBridge, Hpet,
+    I8042, I8042_COMMAND_PORT, I8042_DATA_PORT, IrqLines, Irqchip, IsaBridge, KEYBOARD_IRQ, MOUSE_IRQ, PM_BASE,
+    PM_SIZE, Pm, PmTimerWidth, Port92, PowerManagement, RTC_IRQ, SCI_IRQ, SHADOW_RANGE, Timers,
 };
 use hv::{GuestMemory, Interrupts, IoAddress, LocalApic, Tsc, Vm};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Slot of the PIIX: the ISA bridge and what is on the same chip.
 const PIIX_SLOT: u8 = 1;
@@ -14,6 +14,9 @@ const PIIX_SLOT: u8 = 1;
 const PORT92: u16 = 0x92;
 /// Function of the power management registers in it.
 const PIIX_POWER_MANAGEMENT: u8 = 3;
+/// The floppy controller's ISA interrupt and DMA channel.
+const FLOPPY_IRQ: u32 = 6;
+const FLOPPY_DMA: u8 = 2;
 
 /// The chips of an i440FX/PIIX board: interrupt controllers (the accelerator's, or ours), timers, clock, keyboard
 /// controller, power management, and PCI with its bridges. The bridge answers the reset control register, too.
@@ -26,6 +29,8 @@ pub struct Chipset {
     pm: Arc<Pm>,
     clock: Arc<Cmos>,
     i8042: Arc<I8042>,
+    dma: Arc<Dma>,
+    floppy: OnceLock<Arc<Floppy>>,
 }
 
 impl Chipset {
@@ -70,7 +75,35 @@ impl Chipset {
         for (first, size, device) in ports {
             buses.insert_port(first..=first + (size - 1), device).map_err(|error| error.to_string())?;
         }
-        Ok(Chipset { irqchip, interrupts, lines, timers, pci, pm, clock, i8042 })
+        let dma = Dma::new(memory.clone());
+        dma.insert(buses).map_err(|error| error.to_string())?;
+        let floppy = OnceLock::new();
+        Ok(Chipset { irqchip, interrupts, lines, timers, pci, pm, clock, i8042, dma, floppy })
+    }
+
+    /// Puts a floppy controller with one or two drives on the bus, and tells firmware of them. Once.
+    ///
+    /// # Errors
+    /// One sentence when its ports are taken or its thread cannot be started.
+    pub fn add_floppies(&self, buses: &Buses, drives: [Option<FloppyDrive>; 2]) -> Result<(), String> {
+        let codes = drives.each_ref().map(|drive| drive.as_ref().map_or(0, |drive| drive.kind.code()));
+        let channel = self.dma.channel(FLOPPY_DMA).ok_or("the floppy controller has no DMA channel")?;
+        let floppy = Floppy::new(self.lines.line(FLOPPY_IRQ)?, channel, drives)
+            .map_err(|error| format!("cannot start the floppy controller's thread: {error}"))?;
+        floppy.insert(buses).map_err(|error| error.to_string())?;
+        self.clock.set_floppies(codes);
+        self.floppy.get_or_init(|| floppy);
+        Ok(())
+    }
+
+    /// Stops what devices that are no PCI functions do by themselves: when this returns, none changes memory.
+    pub fn pause(&self) {
+        self.floppy.get().inspect(|floppy| floppy.pause());
+    }
+
+    /// Lets them go on after [`Chipset::pause`].
+    pub fn resume(&self) {
+        self.floppy.get().inspect(|floppy| floppy.resume());
     }
 
     /// Puts an HPET on the bus, which can take the interrupts of the interval timer and the clock. Once.

@@ -73,10 +73,14 @@ fn memory(config: &CmosConfig) -> [u8; 128] {
     // Equipment: coprocessor and PS/2 mouse. Processors besides the first.
     ram[0x14] = 0x06;
     ram[0x5F] = config.cpus.saturating_sub(1).min(0xFF) as u8;
-    // The AT's checksum over 0x10..=0x2D, big-endian.
+    set_checksum(&mut ram);
+    ram
+}
+
+/// The AT's checksum over 0x10..=0x2D, big-endian.
+fn set_checksum(ram: &mut [u8; 128]) {
     let sum: u16 = ram[0x10..0x2E].iter().map(|&byte| u16::from(byte)).sum();
     ram[0x2E..0x30].copy_from_slice(&sum.to_be_bytes());
-    ram
 }
 
 impl Cmos {
@@ -101,6 +105,18 @@ impl Cmos {
     /// Connects the clock to its interrupt, as after power-on, or disconnects it: an HPET has taken its place.
     pub fn connect(&self, connected: bool) {
         self.with_state(|_, _| self.connected.store(connected, Ordering::Relaxed));
+    }
+
+    /// Tells of up to two floppy drives, by [`FloppyKind::code`](crate::FloppyKind::code); 0 stands for none. The first comes first.
+    pub fn set_floppies(&self, codes: [u8; 2]) {
+        let drives = codes.iter().filter(|&&code| code != 0).count() as u8;
+        self.with_state(|state, _| {
+            let ram = state.clock.ram_mut();
+            ram[0x10] = codes[0] << 4 | codes[1] & 0xF;
+            // Equipment: whether there are drives, and how many more than one.
+            ram[0x14] = ram[0x14] & 0x3E | if drives > 0 { (drives - 1) << 6 | 1 } else { 0 };
+            set_checksum(ram);
+        });
     }
 
     /// Brings the clock to now, uses it, and drives the interrupt and the timer by the outcome.
@@ -221,6 +237,17 @@ mod tests {
         assert_eq!((u64::from(word(0x5B)) | u64::from(read(&cmos, 0x5D)) << 16) << 16, 5 << 30);
         assert_eq!(read(&cmos, 0x5F), 3);
         assert_eq!(read(&cmos, 0x0D), 0x80, "the battery is good");
+    }
+
+    #[test]
+    fn firmware_finds_floppy_drives_and_a_checksum_that_is_right() {
+        let (_timers, _, cmos) = cmos();
+        for (codes, drives, equipment) in [([4, 5], 0x45, 0x47), ([1, 0], 0x10, 0x07), ([0, 0], 0, 0x06)] {
+            cmos.set_floppies(codes);
+            assert_eq!((read(&cmos, 0x10), read(&cmos, 0x14)), (drives, equipment));
+            let sum: u16 = (0x10..0x2E).map(|index| u16::from(read(&cmos, index))).sum();
+            assert_eq!([read(&cmos, 0x2E), read(&cmos, 0x2F)], sum.to_be_bytes());
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub trait TerminalDevice: Send + Sync {
 /// descriptor as well, and a bounded queue of input.
 ///
 /// Without a file descriptor the oldest output makes room for new. With one, nothing is lost: a guest that is faster
-/// than the descriptor waits.
+/// than the descriptor waits. So it does for a reader that [holds it back](Terminal::hold_back).
 ///
 /// `state` and `device` are leaf locks: the device is called without them.
 pub struct Terminal {
@@ -95,6 +95,19 @@ impl Terminal {
         std::thread::Builder::new().name("serial-out".into()).spawn(copy)?;
         state.copied = Some(position);
         Ok(())
+    }
+
+    /// Keeps what is behind `position`, up to which a reader has the output, for that reader: from the capacity on the guest
+    /// waits. `None` lets the guest go on. Not together with [`Terminal::copy_to`].
+    pub fn hold_back(&self, position: Option<u64>) {
+        let mut state = self.state();
+        state.copied = position.map(|position| position.min(state.written));
+        let resume = std::mem::take(&mut state.refused);
+        self.changed.notify_all();
+        drop(state);
+        if resume {
+            self.tell(|device| device.output_ready());
+        }
     }
 
     /// Sets the guest's end. A later one replaces it.
@@ -335,6 +348,25 @@ mod tests {
         terminal.close();
         assert!(reader.join().unwrap() == data);
         assert!(device.outputs.load(Ordering::SeqCst) > 0);
+    }
+
+    #[test]
+    fn a_reader_holds_the_guest_back_until_it_lets_go() {
+        let terminal = Terminal::new(4096);
+        let device = Arc::new(Count::default());
+        let weak: Weak<Count> = Arc::downgrade(&device);
+        terminal.connect(weak);
+        terminal.output(&[1; 5000]);
+        terminal.hold_back(Some(5000));
+        assert_eq!(terminal.output(&[2; 5000]), 4096);
+        assert!(!terminal.flush(Duration::ZERO));
+        terminal.hold_back(Some(5100));
+        assert_eq!((terminal.output(&[3; 5000]), device.outputs.load(Ordering::SeqCst)), (100, 1));
+        assert_eq!(terminal.read(5100, NOW).bytes.len(), 4096, "nothing of it is lost");
+        terminal.hold_back(Some(u64::MAX));
+        assert!(terminal.flush(Duration::ZERO));
+        terminal.hold_back(None);
+        assert_eq!((terminal.output(&[4; 9000]), device.outputs.load(Ordering::SeqCst)), (9000, 2));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use crate::screen::Screen;
 use crate::terminal::{Terminal, duplicate};
 use ata::{AHCI_PORTS, Ahci, Attachment, Ide};
 use board::{
-    ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, I6300esb, PVPANIC_PORT, PanicEvent, PcTestdev,
-    Pflash, Pvpanic, Uart, WatchdogAction,
+    ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, FloppyDrive, FloppyKind, I6300esb, PARALLEL_PORTS,
+    PVPANIC_PORT, PanicEvent, Parallel, PcTestdev, Pflash, Pvpanic, Uart, WatchdogAction,
 };
 use hv::Region;
 use pyo3::exceptions::PyValueError;
@@ -35,6 +35,13 @@ impl Machine {
         let line = self.chipset()?.lines().line(irq).map_err(core_error)?;
         let uart = Uart::new(name, line, terminal.terminal.clone());
         self.board().buses().insert_port(port..=last, uart).map_err(core_error)
+    }
+
+    fn add_parallel(&self, name: &str, port: u16, irq: u32, terminal: &Terminal) -> PyResult<()> {
+        let last = port.checked_add(PARALLEL_PORTS - 1).ok_or_else(|| PyValueError::new_err("the port is too high"))?;
+        let line = self.chipset()?.lines().line(irq).map_err(core_error)?;
+        let parallel = Parallel::new(name, line, terminal.terminal.clone());
+        self.board().buses().insert_port(port..=last, parallel).map_err(core_error)
     }
 
     fn add_debug_exit(&self) -> PyResult<()> {
@@ -119,6 +126,14 @@ impl Machine {
         }
         let ahci = Ahci::new(name, attached, self.board().memory()).map_err(core_error)?;
         self.chipset()?.pci().add(slot, 0, ahci).map_err(core_error)
+    }
+
+    fn add_floppies(&self, drives: Vec<(PyRef<'_, Medium>, Option<u64>)>) -> PyResult<()> {
+        let mut drives = drives
+            .into_iter()
+            .map(|(medium, size)| FloppyDrive { kind: FloppyKind::for_size(size), medium: medium.medium.clone() });
+        let drives = [drives.next(), drives.next()];
+        self.chipset()?.add_floppies(self.board().buses(), drives).map_err(core_error)
     }
 
     fn add_flash(&self, name: &str, address: u64, size: u64, offset: u64, fd: i32, readonly: bool) -> PyResult<()> {

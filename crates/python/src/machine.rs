@@ -138,6 +138,7 @@ impl Machine {
     fn pause(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| {
             self.machine.pause().map_err(core_error)?;
+            self.chipset()?.pause();
             // A request that waits does so until the machine goes on.
             if !self.patience.get().is_some_and(|patience| patience.is_waiting()) {
                 self.chipset()?.pci().pause();
@@ -147,6 +148,7 @@ impl Machine {
     }
 
     fn resume(&self) -> PyResult<()> {
+        self.chipset()?.resume();
         self.chipset()?.pci().resume();
         self.patience.get().inspect(|patience| patience.try_again());
         self.machine.resume().map_err(core_error)

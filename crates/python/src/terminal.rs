@@ -24,6 +24,10 @@ impl Terminal {
         Ok(self.terminal.copy_to(duplicate(fd)?)?)
     }
 
+    fn hold_back(&self, py: Python<'_>, position: Option<u64>) {
+        py.detach(|| self.terminal.hold_back(position));
+    }
+
     #[pyo3(signature = (data, timeout = None))]
     fn send(&self, py: Python<'_>, data: &[u8], #[pyo3(from_py_with = seconds)] timeout: Seconds) -> PyResult<usize> {
         let sent = AtomicUsize::new(0);

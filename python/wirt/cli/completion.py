@@ -69,7 +69,7 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[Option]:
             values = tuple(str(choice) for choice in action.choices)
         elif metavar[:1].islower():
             # In lower case it is the words themselves, as far as they are always the same.
-            values = tuple(word.removesuffix("FILE") for word in metavar.split("|"))
+            values = tuple(word.removesuffix("FILE").removesuffix("PORT") for word in metavar.split("|"))
         else:
             values = ()
         yield Option(

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import fcntl
 import math
 import os
-import stat
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from wirt.cli import counters
 from wirt.cli.session import Session
-from wirt.errors import Error, NotFoundError, UsageError
+from wirt.errors import Error, UsageError
 from wirt.machine.drives import CDROM_BUSES, DISK_BUSES
-from wirt.vm import VM, Cdrom, Disk, Instruments, run
+from wirt.vm import VM, Cdrom, Disk, Floppy, Instruments, far_end, run
 from wirt.vm.accelerator import ACCELERATORS
 from wirt.vm.spec import CPU_MODELS
 from wirt.vm.vm import IO_ERROR_ACTIONS
@@ -64,11 +61,7 @@ exit status:
          (for those two, also 0 to 4); 128+N when ended by signal N"""
 
 
-class Serial(NamedTuple):
-    """Where the first serial port goes: kind is stdio, file or none; `path` is the file's."""
-
-    kind: str
-    path: str = ""
+STDIO: Final = "stdio"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -89,8 +82,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     boot.add_argument(
         "--boot",
         default="",
-        metavar="disk,cdrom,net",
-        help="what firmware tries first (default: disk,cdrom,net)",
+        metavar="disk,cdrom,floppy,net",
+        help="what firmware tries first (default: disk,cdrom,floppy,net)",
     )
     boot.add_argument("--boot-menu", action="store_true", help="let firmware ask what to boot")
     boot.add_argument("--exec", metavar="CMD", help="run a command in tiny, print its output, power off")
@@ -137,6 +130,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "times",
     )
     machine.add_argument(
+        "--floppy",
+        action="append",
+        default=[],
+        type=_floppy,
+        metavar="FILE[,ro]|none",
+        help="a floppy drive with this image, or an empty one; may be given twice",
+    )
+    machine.add_argument(
         "--vga",
         choices=("std", "none"),
         help="whether there is a VGA card (default: std with firmware or a display)",
@@ -149,9 +150,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument(
         "--serial",
+        action="append",
         type=_serial,
-        metavar="stdio|file:FILE|none",
-        help="where the serial console goes (default: stdio)",
+        metavar="stdio|file:FILE|pty|unix:FILE|tcp:PORT|none",
+        help="where a serial port goes, COM1 first; unix and tcp let clients connect, tcp:PORT those of this "
+        "machine alone, tcp:HOST:PORT others (default: stdio, and one port); may be given four times",
+    )
+    machine.add_argument(
+        "--parallel",
+        action="append",
+        default=[],
+        metavar="file:FILE|none",
+        help="where a printer on a parallel port prints to; may be given twice",
     )
     machine.add_argument(
         "--device",
@@ -200,7 +210,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.guest is None and arguments.kernel is None:
         if arguments.initrd is not None:
             raise UsageError("An initrd needs a kernel: give --kernel, or say tiny for that guest's own.")
-        from_media = arguments.disk or arguments.cdrom or arguments.firmware is not None or arguments.boot
+        media = (arguments.disk, arguments.cdrom, arguments.floppy, arguments.boot)
+        from_media = any(media) or arguments.firmware is not None
         if arguments.exec is not None or not from_media:
             arguments.guest = "tiny"
     if arguments.exec is not None:
@@ -210,49 +221,55 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _run_machine(arguments: argparse.Namespace) -> int:
-    serial: Serial = arguments.serial or Serial("stdio")
-    with _serial_output(serial, arguments) as fd:
-        vm = VM(
-            arguments.guest,
-            kernel=arguments.kernel,
-            initrd=arguments.initrd,
-            append=_append(arguments, serial),
-            firmware=arguments.firmware,
-            nvram=arguments.nvram,
-            boot=arguments.boot,
-            boot_menu=arguments.boot_menu,
-            memory=arguments.memory,
-            cpus=arguments.cpus,
-            cpu=arguments.cpu,
-            disks=arguments.disk,
-            cdroms=arguments.cdrom,
-            nets=arguments.net,
-            vga=None if arguments.vga is None else arguments.vga == "std",
-            display=None if arguments.display == "none" else arguments.display,
-            accel=arguments.accel,
-            serial=fd,
-            devices=arguments.device,
-            on_io_error=arguments.on_io_error,
-            log=_log,
-            reboot=not arguments.no_reboot,
-            instruments=_instruments(arguments),
-        )
-        with contextlib.closing(vm):
-            if serial.kind == "file" and fd is not None and stat.S_ISREG(os.fstat(fd).st_mode):
-                # Not before: a machine that cannot be made leaves the file as it was.
-                os.ftruncate(fd, 0)
-            _announce(vm, arguments)
-            on_stdio = serial.kind == "stdio"
-            session = Session(
-                vm,
-                keyboard=0 if on_stdio else None,
-                output=fd if on_stdio else None,
-                timeout=arguments.timeout,
+    wishes: list[str] = arguments.serial or [STDIO]
+    on_stdio = wishes.index(STDIO) if STDIO in wishes else None
+    if on_stdio is not None:
+        if wishes.count(STDIO) > 1:
+            raise UsageError(
+                "One serial port can be on standard input and output: send the others elsewhere."
             )
-            try:
-                ending = session.run()
-            finally:
-                _show_instruments(vm, arguments)
+        _check_output()
+    vm = VM(
+        arguments.guest,
+        kernel=arguments.kernel,
+        initrd=arguments.initrd,
+        append=_append(arguments, on_stdio),
+        firmware=arguments.firmware,
+        nvram=arguments.nvram,
+        boot=arguments.boot,
+        boot_menu=arguments.boot_menu,
+        memory=arguments.memory,
+        cpus=arguments.cpus,
+        cpu=arguments.cpu,
+        disks=arguments.disk,
+        cdroms=arguments.cdrom,
+        floppies=arguments.floppy,
+        nets=arguments.net,
+        serials=[1 if wish == STDIO else wish for wish in wishes],
+        parallels=arguments.parallel,
+        vga=None if arguments.vga is None else arguments.vga == "std",
+        display=None if arguments.display == "none" else arguments.display,
+        accel=arguments.accel,
+        devices=arguments.device,
+        on_io_error=arguments.on_io_error,
+        log=_log,
+        reboot=not arguments.no_reboot,
+        instruments=_instruments(arguments),
+    )
+    with contextlib.closing(vm):
+        _announce(vm, arguments)
+        _tell_places(vm)
+        session = Session(
+            vm,
+            console=vm.console if on_stdio is None else vm.consoles[on_stdio],
+            keyboard=None if on_stdio is None else 0,
+            output=None if on_stdio is None else 1,
+            timeout=arguments.timeout,
+        )
+        try:
+            ending = session.run()
+        finally:
+            _show_instruments(vm, arguments)
     if ending.message is not None:
         print(f"wirt: {ending.message}", file=sys.stderr)
     return ending.exit_status
@@ -264,12 +281,12 @@ def _log(sentence: str) -> None:
     print(f"wirt: {sentence}", end=end, file=sys.stderr, flush=True)
 
 
-def _append(arguments: argparse.Namespace, serial: Serial) -> str | None:
+def _append(arguments: argparse.Namespace, on_stdio: int | None) -> str | None:
     """The kernel's command line; for tiny at a terminal also the window's size, as a serial line has none.
     Linux gives such words to the first process as its environment.
     """
     append: str | None = arguments.append
-    if arguments.guest is not None and serial.kind == "stdio" and os.isatty(0) and os.isatty(1):
+    if arguments.guest is not None and on_stdio == 0 and os.isatty(0) and os.isatty(1):
         columns, lines = os.get_terminal_size(1)
         if columns and lines:
             window = f"LINES={lines} COLUMNS={columns}"
@@ -280,7 +297,7 @@ def _append(arguments: argparse.Namespace, serial: Serial) -> str | None:
 def _run_command(arguments: argparse.Namespace) -> int:
     if arguments.guest not in (None, "tiny") or arguments.kernel is not None or arguments.initrd is not None:
         raise UsageError("--exec runs in the built-in guest tiny: leave other guests and kernels out.")
-    for option in ("firmware", "nvram", "boot", "boot_menu", "cdrom", "vga", "display"):
+    for option in ("firmware", "nvram", "boot", "boot_menu", "cdrom", "floppy", "parallel", "vga", "display"):
         if getattr(arguments, option):
             name = option.replace("_", "-")
             raise UsageError(
@@ -314,6 +331,12 @@ def _announce(vm: VM, arguments: argparse.Namespace) -> None:
             print(f"wirt: VNC viewers are let in at {vm.display.address}", file=sys.stderr, flush=True)
 
 
+def _tell_places(vm: VM) -> None:
+    """Say where ports are reached, also to those who want it quiet: nobody could know it."""
+    for port, place in vm.places.items():
+        print(f"wirt: {port} is at {place}", file=sys.stderr, flush=True)
+
+
 def _instruments(arguments: argparse.Namespace) -> Instruments:
     if arguments.symbols is not None and not arguments.perf_map:
         raise UsageError("--symbols are for the map of --perf-map: give it as well.")
@@ -341,46 +364,10 @@ def _write_output(output: bytes) -> None:
         output = output[os.write(1, output) :]
 
 
-@contextlib.contextmanager
-def _serial_output(serial: Serial, arguments: argparse.Namespace) -> Iterator[int | None]:
-    """The descriptor that the serial console's output goes to, for as long as it is needed."""
-    if serial.kind == "none":
-        yield None
-        return
-    if serial.kind == "stdio":
-        _check_output()
-        yield 1
-        return
-    drives = [*arguments.cdrom, *arguments.disk]
-    used = [arguments.kernel, arguments.initrd, *(drive.path for drive in drives)]
-    fd = _open_output(serial.path, [path for path in used if path is not None])
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def _check_output() -> None:
     """Raise Error when standard output takes nothing, before a machine runs for it."""
     if fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         raise Error("Standard output is closed: open it, or redirect it to /dev/null.")
-
-
-def _open_output(path: str, used: Sequence[str | Path]) -> int:
-    for other in used:
-        with contextlib.suppress(OSError):
-            if os.path.samefile(path, other):
-                raise UsageError(f"The serial output may not go to {path}: the machine uses that file.")
-    try:
-        # Without O_NONBLOCK a named pipe that nobody reads would be waited for.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o666)
-    except OSError as error:
-        kind = NotFoundError if isinstance(error, FileNotFoundError) else Error
-        reason = "nobody reads this named pipe" if error.errno == errno.ENXIO else error.strerror
-        raise kind(f"The serial output {path} cannot be opened: {reason}.") from error
-    os.set_blocking(fd, True)
-    return fd
 
 
 def _cpus(text: str) -> int:
@@ -422,6 +409,21 @@ def _disk(text: str) -> Disk:
     return Disk(Path(path), readonly, bus)
 
 
+def _serial(text: str) -> str:
+    if text != STDIO:
+        try:
+            far_end.parse("", text, far_end.SERIAL_KINDS)
+        except UsageError:
+            known = "stdio, file:FILE, pty, unix:FILE, tcp:HOST:PORT or none"
+            raise UsageError(f"{text!r} is no place for a serial port: use {known}.") from None
+    return text
+
+
+def _floppy(text: str) -> Floppy | None:
+    path = text.removesuffix(",ro")
+    return None if text == "none" else Floppy(Path(path), readonly=path != text)
+
+
 def _cdrom(text: str) -> Cdrom:
     path, bus = text, CDROM_BUSES[0]
     rest, comma, word = path.rpartition(",")
@@ -435,13 +437,6 @@ def _cdrom(text: str) -> Cdrom:
     if not path:
         raise UsageError("--cdrom needs an image: write --cdrom FILE, or --cdrom none for an empty drive.")
     return Cdrom(None if path == "none" else Path(path), bus)
-
-
-def _serial(text: str) -> Serial:
-    kind, _, path = text.partition(":")
-    if kind not in ("stdio", "file", "none") or (kind == "file") != bool(path):
-        raise UsageError(f"{text!r} is no place for the serial console: use stdio, file:FILE or none.")
-    return Serial(kind, path)
 
 
 def _seconds(text: str) -> float:

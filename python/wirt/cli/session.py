@@ -15,7 +15,7 @@ from wirt.cli.keys import KEYS_HELP, Key, KeyFilter
 from wirt.cli.signals import ENDING, EndedBySignal, SignalEvents, stop_self
 from wirt.errors import Error
 from wirt.threads import named_thread
-from wirt.vm import VM, Result
+from wirt.vm import VM, Console, Result
 
 if TYPE_CHECKING:
     from wirt.cli.terminal import RawTerminal
@@ -40,14 +40,22 @@ class Ending(NamedTuple):
 class Session:
     """One machine from its start to its end.
 
-    `keyboard` is where input comes from and `output` where the machine was told to write, both None when its
-    console is elsewhere. `timeout` is in seconds from the start.
+    `console` is the port that is attended (None: the first). `keyboard` is where its input comes from and
+    `output` where the machine was told to write, both None when it is elsewhere. `timeout` is in seconds from
+    the start.
     """
 
     def __init__(
-        self, vm: VM, *, keyboard: int | None, output: int | None, timeout: float | None = None
+        self,
+        vm: VM,
+        *,
+        console: Console | None = None,
+        keyboard: int | None,
+        output: int | None,
+        timeout: float | None = None,
     ) -> None:
         self._vm = vm
+        self._console = vm.console if console is None else console
         self._keyboard = keyboard
         self._output = output
         self._timeout = timeout
@@ -86,8 +94,12 @@ class Session:
         finally:
             os.close(ended_read)
             os.close(ended_write)
-        error = self._vm.console.output_error
-        return ending if error is None else Ending(1, f"The serial output is incomplete: {error}.")
+        ports = [(f"COM{number}", port) for number, port in enumerate(self._vm.consoles, 1)]
+        ports += [(f"LPT{number}", port) for number, port in enumerate(self._vm.printers, 1)]
+        for name, port in ports:
+            if port.output_error is not None:
+                return Ending(1, f"The output of {name} is incomplete: {port.output_error}.")
+        return ending
 
     def _wait(self, ended: int) -> None:
         """The waiter's thread: make `ended` readable when the machine has ended."""
@@ -174,13 +186,13 @@ class Session:
                 case Key.UNKNOWN:
                     _show("\a")
                 case _:
-                    self._vm.console.offer(part)
+                    self._console.offer(part)
         return True
 
     def _offer_pending(self) -> None:
         """Pass on a pipe's data, and take no more while the guest has no room."""
         if self._pending:
-            self._pending = self._pending[self._vm.console.offer(self._pending) :]
+            self._pending = self._pending[self._console.offer(self._pending) :]
             self._listen(not self._pending)
 
     def _flush(self, signals: SignalEvents, limit: float | None) -> bool:
@@ -188,7 +200,7 @@ class Session:
         ends the waiting.
         """
         deadline = None if limit is None else time.monotonic() + limit
-        while not self._vm.console.flush(_RETRY):
+        while not self._console.flush(_RETRY):
             if deadline is not None and time.monotonic() >= deadline:
                 return False
             self._handle(signals.take())
@@ -198,7 +210,7 @@ class Session:
         """At a terminal, end the guest's last line, so that what comes next has one of its own."""
         if self._output is None or not os.isatty(self._output):
             return
-        if self._vm.console.history()[-1:] not in (b"", b"\n"):
+        if self._console.history()[-1:] not in (b"", b"\n"):
             room = select.poll()
             room.register(self._output, select.POLLOUT)
             # Not where it would wait for a terminal that takes nothing.

@@ -1,4 +1,4 @@
-"""Where viewers connect: HOST:PORT, or unix:PATH."""
+"""Where viewers and other clients connect: HOST:PORT, or unix:PATH."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _UNIX: Final = "unix:"
 _BACKLOG: Final = 16
 
 
-def listen(where: str) -> socket.socket:
+def listen(where: str, whom: str = "Viewers") -> socket.socket:
     """Return a socket that listens at `where`: HOST:PORT, or unix:PATH.
 
     Without HOST it is for this machine alone; an IPv6 address has brackets. Port 0 is any free one. A unix
     socket is its owner's alone; one that nobody listens at any more is replaced. Raises UsageError for what
-    is no address, Error when the system refuses.
+    is no address, Error when the system refuses to let `whom` in.
     """
     if where.startswith(_UNIX):
-        return _listen_unix(where.removeprefix(_UNIX))
+        return _listen_unix(where.removeprefix(_UNIX), whom)
     host, colon, port = where.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 0xFFFF:
         raise UsageError(f"{where!r} is no place to listen: write HOST:PORT (127.0.0.1:5900) or unix:PATH.")
@@ -36,7 +36,7 @@ def listen(where: str) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return _listening(listener, address)
     except OSError as error:
-        raise Error(f"Viewers cannot be let in at {where}: {error.strerror or error}.") from None
+        raise Error(f"{whom} cannot be let in at {where}: {error.strerror or error}.") from None
 
 
 def name_of(listener: socket.socket) -> str:
@@ -66,7 +66,7 @@ def close(listener: socket.socket) -> None:
     listener.close()
 
 
-def _listen_unix(path: str) -> socket.socket:
+def _listen_unix(path: str, whom: str) -> socket.socket:
     if not path:
         raise UsageError("A unix socket has a path: write unix:PATH.")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -78,7 +78,7 @@ def _listen_unix(path: str) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise Error(f"Viewers cannot be let in at {_UNIX}{path}: {error.strerror or error}.") from None
+        raise Error(f"{whom} cannot be let in at {_UNIX}{path}: {error.strerror or error}.") from None
     return listener
 
 

@@ -74,6 +74,8 @@ class AcpiConfig(NamedTuple):
     parallel_ports: int = 0
     """Parallel ports at the usual places, 0 to 2."""
     pvpanic: bool = False
+    floppy: bool = False
+    """A floppy controller at the usual ports."""
 
 
 class Pointer(NamedTuple):
@@ -186,11 +188,11 @@ def build(config: AcpiConfig) -> AcpiTables:
     """Make all tables. Raises ValueError for a configuration that has no ACPI form."""
     if not config.apic_ids or len(set(config.apic_ids)) != len(config.apic_ids):
         raise ValueError("ACPI needs at least one vCPU, and each with an APIC id of its own.")
-    if not 0 <= config.serial_ports <= len(_SERIAL_PORTS):
-        raise ValueError(f"A PC has at most {len(_SERIAL_PORTS)} serial ports, not {config.serial_ports}.")
-    if not 0 <= config.parallel_ports <= len(_PARALLEL_PORTS):
+    if not 0 <= config.serial_ports <= len(SERIAL_PORTS):
+        raise ValueError(f"A PC has at most {len(SERIAL_PORTS)} serial ports, not {config.serial_ports}.")
+    if not 0 <= config.parallel_ports <= len(PARALLEL_PORTS):
         raise ValueError(
-            f"A PC has at most {len(_PARALLEL_PORTS)} parallel ports, not {config.parallel_ports}."
+            f"A PC has at most {len(PARALLEL_PORTS)} parallel ports, not {config.parallel_ports}."
         )
     builder = _Builder()
     facs = builder.append("FACS", _facs(), align=64)
@@ -300,9 +302,9 @@ def _hpet() -> bytes:
     return struct.pack("<I", event_timer_block) + struct.pack("<BBBBQ", 0, 64, 0, 0, HPET_BASE) + bytes(4)
 
 
-_SERIAL_PORTS: Final = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
+SERIAL_PORTS: Final = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 """Base port and IRQ of COM1 to COM4."""
-_PARALLEL_PORTS: Final = ((0x378, 7), (0x278, 5))
+PARALLEL_PORTS: Final = ((0x378, 7), (0x278, 5))
 """Base port and IRQ of LPT1 and LPT2."""
 
 
@@ -357,17 +359,28 @@ def _isa_bridge(config: AcpiConfig) -> bytes:
         _isa_device("RTC", "PNP0B00", aml.io_ports(0x70, 2), aml.irq(8)),
         _isa_device("KBD", "PNP0303", aml.io_ports(0x60, 1), aml.io_ports(0x64, 1), aml.irq(1)),
         _isa_device("MOU", "PNP0F13", aml.irq(12)),
+        _isa_device(
+            "DMAC",
+            "PNP0200",
+            aml.io_ports(0x00, 0x10),
+            aml.io_ports(0x80, 0x10),
+            aml.io_ports(0xC0, 0x20),
+            aml.dma(4),
+        ),
         _isa_device("PM", "PNP0C02", aml.io_ports(PM_BASE, PM_SIZE)),
         _isa_device("FWCF", "QEMU0002", aml.io_ports(fw_cfg.SELECTOR_PORT, fw_cfg.PORTS)),
     ]
-    for i, (port, number) in enumerate(_SERIAL_PORTS[: config.serial_ports]):
+    for i, (port, number) in enumerate(SERIAL_PORTS[: config.serial_ports]):
         devices.append(
             _isa_device(f"COM{i + 1}", "PNP0501", aml.io_ports(port, 8, 8), aml.irq(number), uid=i + 1)
         )
-    for i, (port, number) in enumerate(_PARALLEL_PORTS[: config.parallel_ports]):
+    for i, (port, number) in enumerate(PARALLEL_PORTS[: config.parallel_ports]):
         devices.append(
             _isa_device(f"LPT{i + 1}", "PNP0400", aml.io_ports(port, 8, 8), aml.irq(number), uid=i + 1)
         )
+    if config.floppy:
+        ports = (aml.io_ports(0x3F2, 4), aml.io_ports(0x3F7, 1))
+        devices.append(_isa_device("FDC0", "PNP0700", *ports, aml.irq(6), aml.dma(2)))
     if config.pvpanic:
         devices.append(_pvpanic())
     if config.hpet:

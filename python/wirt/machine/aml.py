@@ -166,6 +166,11 @@ def irq(number: int) -> bytes:
     return struct.pack("<BH", 0x22, 1 << number)
 
 
+def dma(channel: int) -> bytes:
+    """DMA descriptor: 8 bits, no bus master, compatible timing. Section 6.4.2.2."""
+    return struct.pack("<BBB", 0x2A, 1 << channel, 0x00)
+
+
 def level_interrupt(*numbers: int) -> bytes:
     """Extended interrupt descriptor: consumer, level-triggered, active high, shared. Section 6.4.3.6.
 

@@ -1,4 +1,4 @@
-"""Disks and CD-ROM drives: what a user asks for, which controller it hangs on, and where firmware finds it.
+"""Disks, CD-ROM and floppy drives: what a user asks for, what it hangs on, and where firmware finds it.
 
 Paths are Open Firmware's, as SeaBIOS matches them (SeaBIOS src/boot.c) and QEMU's `bootorder` has them.
 """
@@ -22,8 +22,9 @@ CDROM_BUSES: Final[tuple[CdromBus, ...]] = ("ide", "ahci", "scsi")
 IDE_PLACES: Final = 4
 AHCI_PORTS: Final = 6
 SCSI_TARGETS: Final = 256
-BootKind = Literal["disk", "cdrom", "net"]
-BOOT_ORDER: Final[tuple[BootKind, ...]] = ("disk", "cdrom", "net")
+BootKind = Literal["disk", "cdrom", "floppy", "net"]
+BOOT_ORDER: Final[tuple[BootKind, ...]] = ("disk", "cdrom", "floppy", "net")
+MAX_FLOPPIES: Final = 2
 _CDROM_ORDER: Final = (2, 3, 0, 1)
 """Where a CD-ROM drive goes first: the secondary channel, as is usual."""
 
@@ -41,6 +42,13 @@ class Cdrom(NamedTuple):
 
     path: Path | None
     bus: CdromBus = "ide"
+
+
+class Floppy(NamedTuple):
+    """The raw image of a floppy disk, 160 KiB to 2.88 MB. Writes reach the file unless `readonly`."""
+
+    path: Path
+    readonly: bool = False
 
 
 class IdePlaces(NamedTuple):
@@ -133,6 +141,11 @@ def add_scsi(
         machine.add_scsi(slot, "scsi0", targets)
     paths = [f"/pci@i0cf8/scsi@{slot:x}/channel@0/disk@{target:x},0" for target, _ in targets]
     return paths[: len(disks)], paths[len(disks) :]
+
+
+def floppy_path(drive: int) -> str:
+    """The path of a floppy drive, 0 or 1, for firmware."""
+    return f"/pci@i0cf8/isa@1/fdc@03f0/floppy@{drive}"
 
 
 def add_virtio_disk(machine: _core.Machine, slot: int, index: int, disk: Disk) -> str:

@@ -107,9 +107,11 @@ MODELS: Final = {
         Model("fw_cfg", "QEMU's interface for firmware", _ALWAYS),
         Model(
             "serial",
-            "16550A serial port, COM1",
-            "is always there; --serial says where it goes",
+            "16550A serial ports, COM1 to COM4",
+            "COM1 is always there, others come by --serial, which says where each goes",
         ),
+        Model("parallel", "parallel ports with a printer, LPT1 and LPT2", "by --parallel file:FILE"),
+        Model("dma", "8237A DMA controllers of the ISA bus", _ALWAYS),
         Model("virtio-rng", "source of randomness", _ALWAYS),
         Model("virtio-console", "console, hvc0 in Linux", _ALWAYS),
         Model("virtio-net", "network card", "one is there; by --net NETWORK others, or none", _NET),
@@ -149,6 +151,12 @@ MODELS: Final = {
             "comes by --cdrom FILE,bus=ahci or --cdrom none,bus=ahci",
         ),
         Model("ide-cdrom", "ATAPI CD-ROM drive on the IDE function", "comes by --cdrom FILE or --cdrom none"),
+        Model(
+            "floppy",
+            "82078 floppy controller with one or two drives, 160 KiB to 2.88 MB",
+            "by --floppy FILE or --floppy none",
+            (_READONLY,),
+        ),
         Model(
             "vga",
             "VGA card with Bochs VBE (DISPI), 16 MiB",

@@ -16,8 +16,6 @@ from wirt.machine import acpi, backing, boot, drives, firmware, hardware, nets, 
 from wirt.machine.drives import Disk
 from wirt.machine.memory_map import SMBIOS_BASE, MemoryMap, Range, memory_map
 
-COM1_PORT: Final = 0x3F8
-COM1_IRQ: Final = 4
 RNG_SLOT: Final = 2
 CONSOLE_SLOT: Final = 3
 FIRST_NET_SLOT: Final = 4
@@ -87,12 +85,15 @@ class PcConfig(NamedTuple):
 class FarEnds(NamedTuple):
     """What lies on the far side of devices, and outlives the machine when a guest resets it."""
 
-    com1: _core.Terminal
+    serials: Sequence[_core.Terminal]
     virtio_console: _core.Terminal
     screen: _core.Screen
     cdroms: Sequence[_core.Medium] = ()
     networks: Sequence[_core.Network] = ()
     """One for each card."""
+    parallels: Sequence[_core.Terminal] = ()
+    floppies: Sequence[tuple[_core.Medium, int | None]] = ()
+    """What is in each drive, and the size of the disks that the drive is for: see `add_floppies`."""
 
 
 class Pc(NamedTuple):
@@ -128,7 +129,10 @@ def assemble(config: PcConfig, ends: FarEnds, *, watchdog_expired: bool = False)
         if config.pause_on_io_error:
             machine.wait_on_io_errors(lambda reason: config.told("disk", reason))
         machine.add_hpet()
-        machine.add_uart("COM1", COM1_PORT, COM1_IRQ, ends.com1)
+        for index, (end, (port, irq)) in enumerate(zip(ends.serials, acpi.SERIAL_PORTS, strict=False)):
+            machine.add_uart(f"COM{index + 1}", port, irq, end)
+        for index, (end, (port, irq)) in enumerate(zip(ends.parallels, acpi.PARALLEL_PORTS, strict=False)):
+            machine.add_parallel(f"LPT{index + 1}", port, irq, end)
         machine.add_rng(RNG_SLOT, "rng0")
         machine.add_console(CONSOLE_SLOT, ends.virtio_console)
         slots = iter(range(LAST_SLOT, FIRST_DISK_SLOT + _virtio_disks(config) - 1, -1))
@@ -146,12 +150,12 @@ def assemble(config: PcConfig, ends: FarEnds, *, watchdog_expired: bool = False)
             hardware.add(named, hardware.Place(machine, slot, config.told, watchdog_expired))
         if config.debug_port is not None:
             machine.add_debug_port(config.debug_port)
-        for device in (_fw_cfg(memory, layout, config, boot_paths), *config.devices):
+        for device in (_fw_cfg(memory, layout, config, ends, boot_paths), *config.devices):
             _attach(machine, layout, device)
         entry = None
         if config.kernel is not None:
             machine.assign_pci_resources()
-            rsdp = _place_tables(memory, layout, config)
+            rsdp = _place_tables(memory, layout, config, ends)
             entry = boot.load(memory, layout, config.kernel, config.initrd, config.cmdline, rsdp)
     except BaseException:
         machine.close()
@@ -173,7 +177,7 @@ def _next(slots: Iterator[int]) -> int:
 def _add_drives(
     machine: _core.Machine, config: PcConfig, ends: FarEnds, slots: Iterator[int]
 ) -> Mapping[drives.BootKind, Sequence[str]]:
-    """Add disks and CD-ROM drives; return the paths by which firmware knows them."""
+    """Add disks, CD-ROM and floppy drives; return the paths by which firmware knows them."""
 
     def on(bus: drives.Bus) -> tuple[list[Disk], list[_core.Medium]]:
         media = [
@@ -200,9 +204,12 @@ def _add_drives(
             for slot, (index, disk) in enumerate(virtio, FIRST_DISK_SLOT)
         ]
     )
+    if ends.floppies:
+        machine.add_floppies(ends.floppies)
     return {
         "disk": [next(disk_paths[disk.bus]) for disk in config.disks],
         "cdrom": [next(cdrom_paths[bus]) for bus in config.cdrom_buses],
+        "floppy": [drives.floppy_path(drive) for drive in range(len(ends.floppies))],
     }
 
 
@@ -246,6 +253,7 @@ def _fw_cfg(
     memory: _core.GuestMemory,
     layout: MemoryMap,
     config: PcConfig,
+    ends: FarEnds,
     boot_paths: Mapping[drives.BootKind, Sequence[str]],
 ) -> FwCfg:
     """The firmware interface; its tables are made when a guest asks, which few do after a direct boot."""
@@ -255,7 +263,7 @@ def _fw_cfg(
             layout=layout,
             uuid=config.uuid,
             cpus=config.cpus,
-            acpi=_acpi(layout, config),
+            acpi=_acpi(layout, config, ends),
             smbios=_smbios(layout, config),
             boot_order=[path for kind in config.boot_order for path in boot_paths.get(kind, ())],
             boot_menu=config.boot_menu,
@@ -265,22 +273,25 @@ def _fw_cfg(
     )
 
 
-def _place_tables(memory: _core.GuestMemory, layout: MemoryMap, config: PcConfig) -> int:
+def _place_tables(memory: _core.GuestMemory, layout: MemoryMap, config: PcConfig, ends: FarEnds) -> int:
     """Put ACPI's and SMBIOS's tables where firmware would; return the address of the RSDP."""
-    tables = _acpi(layout, config).place()
+    tables = _acpi(layout, config, ends).place()
     for blob in tables.blobs:
         memory.write(blob.address, blob.data)
     memory.write(SMBIOS_BASE, _smbios(layout, config).place(SMBIOS_BASE))
     return tables.rsdp_address
 
 
-def _acpi(layout: MemoryMap, config: PcConfig) -> acpi.AcpiTables:
+def _acpi(layout: MemoryMap, config: PcConfig, ends: FarEnds) -> acpi.AcpiTables:
     return acpi.build(
         acpi.AcpiConfig(
             apic_ids=tuple(range(config.cpus)),
             pci64=layout.pci64,
             vga=config.vga,
             hpet=True,
+            serial_ports=len(ends.serials),
+            parallel_ports=len(ends.parallels),
+            floppy=bool(ends.floppies),
             pvpanic=any(named.model == "pvpanic" for named in config.named_devices),
         )
     )

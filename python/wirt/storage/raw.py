@@ -12,6 +12,7 @@ from wirt.errors import Error
 SECTOR_SIZE: Final = 512
 """Bytes in a sector as virtio-blk counts them (Virtual I/O Device 1.2, section 5.2)."""
 CD_SECTOR_SIZE: Final = 2048
+MAX_FLOPPY: Final = 2880 << 10
 
 
 def open_raw(path: Path, *, readonly: bool) -> int:
@@ -42,6 +43,20 @@ def open_cdrom(path: Path) -> int:
             f"The CD-ROM image {path} has {size} bytes, not even a sector of {CD_SECTOR_SIZE}: take another."
         )
     return fd
+
+
+def open_floppy(path: Path, *, readonly: bool) -> tuple[int, int]:
+    """Open the image of a floppy disk, which may be the beginning of one, as `open_raw` opens a disk; return
+    its size in bytes as well.
+    """
+    fd, size = _open("floppy image", path, readonly)
+    if not 0 < size <= MAX_FLOPPY:
+        os.close(fd)
+        raise Error(
+            f"The floppy image {path} has {size} bytes, a floppy disk 1 to {MAX_FLOPPY}: make one "
+            "by 'truncate -s 1440K FILE'."
+        )
+    return fd, size
 
 
 def _open(role: str, path: Path, readonly: bool) -> tuple[int, int]:

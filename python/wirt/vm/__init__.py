@@ -1,11 +1,12 @@
 """One virtual machine: what it is made of, how it runs, and what a program can do with it."""
 
-from wirt.machine.drives import Cdrom, Disk
+from wirt.machine.drives import Cdrom, Disk, Floppy
 from wirt.machine.nets import Net
 from wirt.machine.pc import Instruments
 from wirt.vm.accelerator import Accelerator, choose
 from wirt.vm.cdrom import CdromDrive
 from wirt.vm.console import Console
+from wirt.vm.floppy import FloppyDrive
 from wirt.vm.input import Keyboard, Mouse
 from wirt.vm.memory import Memory
 from wirt.vm.net import NetworkCard
@@ -27,6 +28,8 @@ __all__ = [
     "CompletedExec",
     "Console",
     "Disk",
+    "Floppy",
+    "FloppyDrive",
     "Instruments",
     "Keyboard",
     "Memory",

@@ -13,11 +13,23 @@ from wirt.devices.device import Device, check_ranges
 from wirt.devices.fw_cfg import MAX_NAME, MAX_SIZE
 from wirt.errors import CapacityError, NotFoundError, UsageError
 from wirt.machine import hardware, rom
-from wirt.machine.drives import BOOT_ORDER, BootKind, Cdrom, Disk, ahci_ports, ide_places, scsi_targets
+from wirt.machine.acpi import PARALLEL_PORTS, SERIAL_PORTS
+from wirt.machine.drives import (
+    BOOT_ORDER,
+    MAX_FLOPPIES,
+    BootKind,
+    Cdrom,
+    Disk,
+    Floppy,
+    ahci_ports,
+    ide_places,
+    scsi_targets,
+)
 from wirt.machine.firmware import USER_PREFIX
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
 from wirt.machine.nets import Card, Net, cards_of, check_nets, parse_net
 from wirt.machine.pc import MAX_DISKS
+from wirt.vm import far_end
 from wirt.vm.sizes import format_size, parse_size
 
 MAX_CPUS: Final = 255
@@ -45,6 +57,10 @@ class Spec(NamedTuple):
     disks: tuple[Disk, ...]
     cdroms: tuple[Cdrom, ...]
     """The CD-ROM drives, and what is in each at the start."""
+    floppies: tuple[Floppy | None, ...]
+    """What is in each floppy drive at the start."""
+    serials: tuple[far_end.Wish, ...]
+    parallels: tuple[far_end.Wish, ...]
     nets: tuple[Net, ...]
     cards: tuple[Card, ...]
     """Network cards, and what goes into the machine for each."""
@@ -77,6 +93,9 @@ def make_spec(
     cpu: str,
     disks: Sequence[str | os.PathLike[str] | Disk],
     cdroms: Sequence[str | os.PathLike[str] | Cdrom | None] = (),
+    floppies: Sequence[str | os.PathLike[str] | Floppy | None] = (),
+    serials: Sequence[int | str | None] = (None,),
+    parallels: Sequence[int | str | None] = (),
     nets: Sequence[str | Net] | None = None,
     vga: bool | None = None,
     devices: Sequence[Device | str],
@@ -96,7 +115,16 @@ def make_spec(
         raise UsageError("A kernel is started without firmware: leave one of the two out.")
     if append is not None and not isinstance(append, str):
         raise UsageError(f"The kernel command line is given as {type(append).__name__}: give a string.")
-    for wish, given in (("disks", disks), ("cdroms", cdroms), ("nets", nets), ("devices", devices)):
+    several = (
+        ("disks", disks),
+        ("cdroms", cdroms),
+        ("floppies", floppies),
+        ("serials", serials),
+        ("parallels", parallels),
+        ("nets", nets),
+        ("devices", devices),
+    )
+    for wish, given in several:
         if isinstance(given, str | bytes | os.PathLike):
             raise UsageError(f"Several {wish} can be given: write {wish}=[{given!r}] for one.")
     if len(disks) > MAX_DISKS:
@@ -117,7 +145,7 @@ def make_spec(
     ahci_ports(buses.count("ahci"))
     scsi_targets(buses.count("scsi"))
     order = _boot(boot)
-    boots = guest is None and kernel is None and bool(disks or cdroms or order[0] == "net")
+    boots = guest is None and kernel is None and bool(disks or cdroms or floppies or order[0] == "net")
     found = _firmware(firmware, boots=boots)
     if nvram is not None and (found is None or found.variables is None):
         raise UsageError(
@@ -145,6 +173,9 @@ def make_spec(
         cpu=_cpu(cpu),
         disks=checked_disks,
         cdroms=checked_cdroms,
+        floppies=_floppies(floppies),
+        serials=_ports("COM", serials, far_end.SERIAL_KINDS, range(1, len(SERIAL_PORTS) + 1)),
+        parallels=_ports("LPT", parallels, far_end.PARALLEL_KINDS, range(len(PARALLEL_PORTS) + 1)),
         nets=network_cards,
         cards=cards,
         vga=found is not None if vga is None else vga,
@@ -273,6 +304,28 @@ def _cdrom(wish: str | os.PathLike[str] | Cdrom | None) -> Cdrom:
     if cdrom.path is not None:
         _check_file("CD-ROM image", cdrom.path, writable=False, block_device=True)
     return cdrom
+
+
+def _floppies(wishes: Sequence[str | os.PathLike[str] | Floppy | None]) -> tuple[Floppy | None, ...]:
+    if len(wishes) > MAX_FLOPPIES:
+        raise UsageError(f"A machine has at most {MAX_FLOPPIES} floppy drives, not {len(wishes)}.")
+    floppies = []
+    for wish in wishes:
+        floppy = wish if wish is None or isinstance(wish, Floppy) else Floppy(Path(wish))
+        if floppy is not None:
+            _check_file("floppy image", floppy.path, writable=not floppy.readonly, block_device=True)
+        floppies.append(floppy)
+    return tuple(floppies)
+
+
+def _ports(
+    name: str, wishes: Sequence[int | str | None], kinds: Sequence[str], number: range
+) -> tuple[far_end.Wish, ...]:
+    if len(wishes) not in number:
+        raise UsageError(
+            f"A machine has {number[0]} to {number[-1]} ports {name}1, {name}2 and so on, not {len(wishes)}."
+        )
+    return tuple(far_end.parse(f"{name}{index + 1}", wish, kinds) for index, wish in enumerate(wishes))
 
 
 def _image(role: str, wish: str | os.PathLike[str] | bytes | None) -> Path | bytes | None:

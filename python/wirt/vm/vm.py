@@ -16,14 +16,16 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
-from wirt.machine.drives import Cdrom, Disk
+from wirt.machine.drives import Cdrom, Disk, Floppy
 from wirt.machine.nets import Net, open_network
 from wirt.machine.pc import NO_INSTRUMENTS, FarEnds, Instruments, Pc, PcConfig, assemble
 from wirt.storage.nvram import open_variables
 from wirt.threads import named_thread
+from wirt.vm import far_end
 from wirt.vm.accelerator import choose
 from wirt.vm.cdrom import CdromDrive
 from wirt.vm.console import HISTORY, Console
+from wirt.vm.floppy import FloppyDrive
 from wirt.vm.input import Keyboard, Mouse
 from wirt.vm.memory import Memory
 from wirt.vm.net import NetworkCard
@@ -55,21 +57,23 @@ class VM:
 
     `guest` is the built-in guest "tiny"; otherwise `kernel` names a bzImage, an ELF with a PVH note or a
     Multiboot image (or is the bytes of one), with `initrd` and the kernel command line `append` (default:
-    console=ttyS0, for Multiboot nothing; the built-in guest has its own, to which `append` is added). With
-    neither, `firmware` boots from disks and CD-ROMs: seabios (the default when there is one), ovmf (UEFI,
-    whose variables are in the file `nvram`, made when there is none) or the file of an image. `boot` is the
-    order of disk and cdrom; with `boot_menu` the user is asked. With no firmware, the machine stands at the
-    processor's reset state until registers and memory are set.
+    console=ttyS0, for Multiboot nothing; the built-in guest has its own, to which `append` is added).
+    With neither, `firmware` boots from disks, CD-ROMs and floppies: seabios (the default when there is
+    one), ovmf (UEFI, whose variables are in the file `nvram`, made when there is none) or the file of an
+    image. `boot` is the order of disk, cdrom and floppy; with `boot_menu` the user is asked. With no
+    firmware, the machine stands at the processor's reset state until registers and memory are set.
 
-    `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as: host,
-    x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`; each of `cdroms` is a drive
-    with this image in it, or None; `nets` are network cards, as `Net` or as `wirt run --net` has them
-    (default: one, with nobody else on its network); `vga` says whether there is a screen (default: with
-    firmware), and `display` lets viewers see it: vnc, vnc:PORT, vnc:HOST:PORT or vnc:unix:PATH, with options
-    as `wirt run` has them. `accel` is auto, kvm or recompiler. `serial` says where the console's output goes
-    besides `console`: nowhere, or to a file descriptor. `devices` are attached in order: of Python, or by
-    name with options, as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware
-    prints to port 0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With
+    `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as:
+    host, x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`; each of `cdroms`
+    is a drive with this image in it, or None (also `Cdrom`), and so is each of `floppies` (also `Floppy`);
+    `nets` are network cards, as `Net` or as `wirt run --net` has them (default: one, with nobody else on its
+    network); `vga` says whether there is a screen (default: with firmware), and `display` lets viewers see
+    it: vnc, vnc:PORT, vnc:HOST:PORT or vnc:unix:PATH, with options as `wirt run` has them. `accel` is auto,
+    kvm or recompiler. Each of `serials` (1 to 4) and `parallels` (none to 2) says where that port goes
+    besides `consoles` and `printers`: to a file descriptor, None for nowhere, or file:PATH, and for a serial
+    port pty, unix:PATH or tcp:HOST:PORT. `devices` are attached in order: of Python, or by name with options,
+    as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware prints to port
+    0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With
     `on_io_error` "pause" a disk's request that the host cannot do is no error for the guest: the machine
     stops, and tries again when it is resumed. `log` is told, in sentences and from any thread, what else
     happens (default: Python's logging, as wirt). With `reboot`, a guest's reset starts the machine again from
@@ -99,7 +103,9 @@ class VM:
         vga: bool | None = None,
         display: str | None = None,
         accel: str = "auto",
-        serial: int | None = None,
+        floppies: Sequence[str | os.PathLike[str] | Floppy | None] = (),
+        serials: Sequence[int | str | None] = (None,),
+        parallels: Sequence[int | str | None] = (),
         devices: Sequence[Device | str] = (),
         debug_port: int | None = None,
         fw_cfg: Mapping[str, bytes] | None = None,
@@ -123,6 +129,9 @@ class VM:
             disks=disks,
             cdroms=cdroms,
             nets=nets,
+            floppies=floppies,
+            serials=serials,
+            parallels=parallels,
             vga=True if vga is None and display is not None else vga,
             devices=devices,
             fw_cfg=fw_cfg,
@@ -142,13 +151,12 @@ class VM:
             raise UsageError("Only the recompiler has code to show or to map: use it as the accelerator.")
         self._instruments = instruments
         self._reboot = reboot
-        self._terminal = _core.Terminal(HISTORY)
-        if serial is not None:
-            _check_descriptor("serial", serial)
-            self._terminal.copy_to(serial)
+        terminals = [_core.Terminal(HISTORY) for _ in self.spec.serials]
+        printers = [_core.Terminal(HISTORY) for _ in self.spec.parallels]
         if debug_port is not None:
             _check_descriptor("debug_port", debug_port)
-        self._virtio_terminal = _core.Terminal(HISTORY)
+        virtio_terminal = _core.Terminal(HISTORY)
+        self._terminals = [*terminals, *printers, virtio_terminal]
         screen = _core.Screen()
         self.screen = Screen(screen if self.spec.vga else None, lambda: self._result is not None)
         """What the VGA card shows."""
@@ -156,9 +164,15 @@ class VM:
         self.mouse = Mouse(lambda: self._running_machine)
         self.cdroms = tuple(CdromDrive(cdrom.path) for cdrom in self.spec.cdroms)
         """The CD-ROM drives, in order."""
-        self.console = Console(self._terminal)
+        self.floppies = tuple(FloppyDrive(floppy) for floppy in self.spec.floppies)
+        """The floppy drives, in order."""
+        self.consoles = tuple(Console(terminal) for terminal in terminals)
+        """The serial ports, in order."""
+        self.printers = tuple(Console(terminal) for terminal in printers)
+        """What is printed on the parallel ports, in order."""
+        self.console = self.consoles[0]
         """The first serial port, ttyS0 in Linux."""
-        self.virtio_console = Console(self._virtio_terminal)
+        self.virtio_console = Console(virtio_terminal)
         """The virtio console, hvc0 in Linux."""
         self.memory = Memory(lambda: self._open_pc.memory)
         self.vcpus: tuple[Vcpu, ...] = tuple(
@@ -184,17 +198,21 @@ class VM:
         """The network cards, in order."""
         self.display: Server | None = None
         """The VNC server, where there is one."""
+        self._far_ends: dict[str, far_end.FarEnd] = {}
         try:
             for net, card in zip(self.spec.nets, self.spec.cards, strict=True):
                 network = open_network(net, self.spec.files)
                 self.nets += (NetworkCard(network, card.model, card.mac),)
             self._ends = FarEnds(
-                self._terminal,
-                self._virtio_terminal,
-                screen,
-                [drive.medium for drive in self.cdroms],
-                [card.network for card in self.nets],
+                serials=terminals,
+                virtio_console=virtio_terminal,
+                screen=screen,
+                cdroms=[drive.medium for drive in self.cdroms],
+                networks=[card.network for card in self.nets],
+                parallels=printers,
+                floppies=[(drive.medium, drive.disk_size) for drive in self.floppies],
             )
+            self._connect(terminals, printers)
             self._config = self._make_config(debug_port, serial_firmware=wanted is None)
             self._pc = self._assemble()
             if wanted is not None:
@@ -206,6 +224,9 @@ class VM:
 
     def start(self) -> None:
         """Let the guest run. Raises Error unless the machine was just made."""
+        if self.state == "created":
+            for end in self._far_ends.values():
+                end.start()
         self._call(self._open_pc.machine.start)
         self._supervisor = named_thread("supervisor", self._supervise)
         self._supervisor.start()
@@ -308,8 +329,10 @@ class VM:
             self._variables = None
         for card in self.nets:
             card.network.close()
-        self._terminal.close()
-        self._virtio_terminal.close()
+        for terminal in self._terminals:
+            terminal.close()
+        for end in self._far_ends.values():
+            end.close()
         _open_machines.discard(self)
 
     def __enter__(self) -> Self:
@@ -321,6 +344,25 @@ class VM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the ports are reached that others connect to, by their names: COM1 and so on."""
+        return {port: end.place for port, end in self._far_ends.items() if end.place}
+
+    def _connect(self, terminals: Sequence[_core.Terminal], printers: Sequence[_core.Terminal]) -> None:
+        """Make the far ends of the serial and parallel ports."""
+        spec = self.spec
+        drives = (*spec.disks, *spec.cdroms)
+        images = [spec.kernel, spec.initrd, *(drive.path for drive in drives)]
+        images += [floppy.path for floppy in spec.floppies if floppy is not None]
+        used = [path for path in images if path is not None and not isinstance(path, bytes)]
+        for name, wishes, ends in (("COM", spec.serials, terminals), ("LPT", spec.parallels, printers)):
+            for index, (wish, terminal) in enumerate(zip(wishes, ends, strict=True)):
+                port = f"{name}{index + 1}"
+                end = far_end.connect(port, wish, terminal, used)
+                if end is not None:
+                    self._far_ends[port] = end
 
     def _make_config(self, debug_port: int | None, *, serial_firmware: bool) -> PcConfig:
         spec = self.spec
@@ -452,8 +494,8 @@ class VM:
         with self._lock:
             if self._result is None:
                 self._result = result
-        self._terminal.close()
-        self._virtio_terminal.close()
+        for terminal in self._terminals:
+            terminal.close()
         self._ended.set()
 
     def _call(self, method: Callable[[], None]) -> None:

@@ -10,8 +10,8 @@ import pytest
 from fake_vm import CRASHED, FakeVM
 from wirt.cli import run
 from wirt.cli.entry import main
-from wirt.errors import CapacityError, NotFoundError
-from wirt.vm import VM, Cdrom, CompletedExec, Disk, Instruments
+from wirt.errors import NotFoundError
+from wirt.vm import VM, Cdrom, CompletedExec, Disk, Floppy, Instruments
 
 
 @pytest.fixture
@@ -55,7 +55,9 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
         "vga": None,
         "display": None,
         "accel": "auto",
-        "serial": None,
+        "floppies": [],
+        "serials": ["none"],
+        "parallels": [],
         "devices": [],
         "on_io_error": "report",
         "reboot": True,
@@ -116,52 +118,27 @@ def test_a_crash_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert capsys.readouterr().err == "wirt: The guest crashed: triple fault on vCPU 0.\n"
 
 
-def test_a_serial_file_is_emptied_only_for_a_machine_that_starts(
-    made: list[FakeVM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_serial_and_parallel_ports_reach_the_machine(
+    made: list[FakeVM], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    log = tmp_path / "log"
-    log.write_text("old")
-
-    def refuse(*_: Any, **__: Any) -> VM:
-        assert log.read_text() == "old"
-        raise CapacityError("Too much.")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "VM", refuse)
-        assert main(["run", "-q", "--serial", f"file:{log}"]) == 4
-    assert log.read_text() == "old"
-    assert main(["run", "-q", "--serial", f"file:{log}"]) == 0
-    assert log.read_text() == ""
+    assert main(["run", "-q"]) == 0
+    assert made[-1].asked["serials"] == [1]
+    words = "-q --serial stdio --serial tcp:5 --parallel file:p --floppy f,ro"
+    given = asked(made, *words.split())
+    assert (given["serials"], given["parallels"]) == (["none", 1, "tcp:5"], ["file:p"])
+    assert given["floppies"] == [Floppy(Path("f"), readonly=True)]
+    assert main(["run", "-q", "--serial", "stdio", "--serial", "stdio"]) == 2
+    assert "One serial port can be on standard input" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--kernel", "--disk"])
-def test_a_serial_file_that_the_machine_uses_is_refused(
-    option: str, made: list[FakeVM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_places_are_told_even_when_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    used, alias = tmp_path / "used", tmp_path / "alias"
-    used.write_text("precious")
-    alias.symlink_to(used)
-    assert main(["run", option, str(used), "--serial", f"file:{alias}"]) == 2
-    assert "the machine uses that file" in capsys.readouterr().err
-    assert used.read_text() == "precious"
-    assert not made
-
-
-def test_a_serial_file_in_no_directory_is_not_found(
-    made: list[FakeVM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["run", "--serial", f"file:{tmp_path}/none/log"]) == 3
-    assert "cannot be opened: No such file or directory." in capsys.readouterr().err
-
-
-def test_a_serial_fifo_without_reader_is_refused(
-    made: list[FakeVM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import os
-
-    os.mkfifo(tmp_path / "fifo")
-    assert main(["run", "--serial", f"file:{tmp_path}/fifo"]) == 1
-    assert "nobody reads this named pipe" in capsys.readouterr().err
+    vm = FakeVM(on_start=FakeVM.end)
+    vm.places["COM1"] = "/dev/pts/7"
+    monkeypatch.setattr(run, "VM", lambda *_, **__: vm)
+    assert main(["run", "-q", "--serial", "pty"]) == 0
+    assert capsys.readouterr().err == "wirt: COM1 is at /dev/pts/7\n"
 
 
 def test_exec_prints_the_output_and_exits_with_the_status(

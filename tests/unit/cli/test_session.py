@@ -131,7 +131,7 @@ def test_a_reader_that_left_ends_the_session(pipe: tuple[int, int]) -> None:
 def test_lost_output_is_told() -> None:
     vm = FakeVM(on_start=FakeVM.end)
     vm.console.output_error = "No space left on device"
-    assert session(vm).run() == Ending(1, "The serial output is incomplete: No space left on device.")
+    assert session(vm).run() == Ending(1, "The output of COM1 is incomplete: No space left on device.")
 
 
 @pytest.mark.parametrize(("printed", "ended"), [(b"tiny:~# ", b"\r\n"), (b"bye\r\n", b""), (b"", b"")])

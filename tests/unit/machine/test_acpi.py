@@ -20,6 +20,7 @@ LARGE = AcpiConfig(
     hpet=True,
     parallel_ports=2,
     pvpanic=True,
+    floppy=True,
 )
 
 
@@ -186,7 +187,7 @@ def test_dsdt_names_fw_cfg_and_its_ports() -> None:
     assert bytes.fromhex("4701 1005 1005 01 0c 7900") in device
 
 
-def test_dsdt_names_panic_and_parallel_ports_where_there_are_some() -> None:
+def test_dsdt_names_panic_parallel_and_floppy_ports_where_there_are_some() -> None:
     dsdt = Placed(build(LARGE)).all()["DSDT"]
     panic = dsdt[dsdt.index(b"PEVT") :][:128]
     assert b"_HID\x0dQEMU0001\0" in panic
@@ -194,8 +195,11 @@ def test_dsdt_names_panic_and_parallel_ports_where_there_are_some() -> None:
     assert bytes.fromhex("5b80 50454f52 01 0b0505 01") in panic, "the operation region is the port"
     parallel = dsdt[dsdt.index(b"LPT2") :][:64]
     assert bytes.fromhex("4701 7802 7802 08 08 222000 7900") in parallel
+    floppy = dsdt[dsdt.index(b"FDC0") :][:80]
+    assert bytes.fromhex("4701 f203 f203 01 04 4701 f703 f703 01 01 224000 2a0400 7900") in floppy
     small = Placed(build(SMALL)).all()["DSDT"]
     assert b"PEVT" not in small
+    assert b"FDC0" not in small
     assert b"LPT1" not in small
 
 

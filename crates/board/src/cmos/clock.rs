@@ -71,6 +71,10 @@ impl Clock {
         &self.ram
     }
 
+    pub(super) fn ram_mut(&mut self) -> &mut [u8; 128] {
+        &mut self.ram
+    }
+
     pub(super) fn offset(&self) -> i64 {
         self.offset
     }
