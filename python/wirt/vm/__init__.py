@@ -3,6 +3,7 @@
 from wirt.machine.pc import Disk, Instruments
 from wirt.vm.accelerator import Accelerator, choose
 from wirt.vm.console import Console
+from wirt.vm.events import Event, Events
 from wirt.vm.memory import Memory
 from wirt.vm.registers import Registers
 from wirt.vm.result import Result
@@ -19,6 +20,8 @@ __all__ = [
     "CompletedExec",
     "Console",
     "Disk",
+    "Event",
+    "Events",
     "Instruments",
     "Memory",
     "Registers",
