@@ -6,15 +6,15 @@ import argparse
 import contextlib
 import errno
 import fcntl
-import math
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from wirt.cli import counters
+from wirt.cli import counters, monitored
+from wirt.cli.options import seconds
 from wirt.cli.session import Session
 from wirt.errors import Error, NotFoundError, UsageError
 from wirt.vm import VM, Disk, Instruments, run
@@ -49,6 +49,7 @@ examples:
   wirt run --exec 'nproc; cat /proc/meminfo'   one command, its output, its status
   wirt run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 quiet'
   wirt run --kernel test.elf --device isa-debug-exit --timeout 60
+  wirt run --name web --disk web.img --serial none &    and later: wirt stop web
 
 exit status:
   0      the guest powered off, or Ctrl-a x
@@ -124,8 +125,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="auto (default) takes KVM if measuring finds that it runs guests on the processor",
     )
     running.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS", help="switch it off after that time, exit status 1"
+        "--timeout", type=seconds, metavar="SECONDS", help="switch it off after that time, exit status 1"
     )
+    monitored.configure(running)
     running.add_argument("--no-reboot", action="store_true", help="a reset by the guest ends the machine")
     running.add_argument(
         "--accel-stats", action="store_true", help="in the end show the accelerator's counters on stderr"
@@ -152,13 +154,14 @@ def execute(arguments: argparse.Namespace) -> int:
             raise UsageError("An initrd needs a kernel: give --kernel, or say tiny for that guest's own.")
         if arguments.exec is not None or (not arguments.disk and arguments.firmware is None):
             arguments.guest = "tiny"
-    if arguments.exec is not None:
-        _check_output()
-        return _run_command(arguments)
-    return _run_machine(arguments)
+    with monitored.monitored(arguments) as serve:
+        if arguments.exec is not None:
+            _check_output()
+            return _run_command(arguments, serve)
+        return _run_machine(arguments, serve)
 
 
-def _run_machine(arguments: argparse.Namespace) -> int:
+def _run_machine(arguments: argparse.Namespace, serve: Callable[[VM], None]) -> int:
     serial: Serial = arguments.serial or Serial("stdio")
     with _serial_output(serial, arguments) as fd:
         vm = VM(
@@ -181,6 +184,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
             if serial.kind == "file" and fd is not None and stat.S_ISREG(os.fstat(fd).st_mode):
                 # Not before: a machine that cannot be made leaves the file as it was.
                 os.ftruncate(fd, 0)
+            serve(vm)
             _announce(vm, arguments)
             on_stdio = serial.kind == "stdio"
             session = Session(
@@ -211,13 +215,18 @@ def _append(arguments: argparse.Namespace, serial: Serial) -> str | None:
     return append
 
 
-def _run_command(arguments: argparse.Namespace) -> int:
+def _run_command(arguments: argparse.Namespace, serve: Callable[[VM], None]) -> int:
     if arguments.guest not in (None, "tiny") or arguments.kernel is not None or arguments.initrd is not None:
         raise UsageError("--exec runs in the built-in guest tiny: leave other guests and kernels out.")
     if arguments.firmware is not None:
         raise UsageError("--exec runs in the built-in guest tiny, which needs no firmware: leave it out.")
     if arguments.serial is not None:
         raise UsageError("--exec needs the serial console for itself: leave --serial out.")
+
+    def on_start(vm: VM) -> None:
+        serve(vm)
+        _announce(vm, arguments)
+
     completed = run(
         arguments.exec,
         append=arguments.append,
@@ -229,7 +238,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         devices=arguments.device,
         instruments=_instruments(arguments),
         timeout=arguments.timeout,
-        on_start=lambda vm: _announce(vm, arguments),
+        on_start=on_start,
         on_output=_write_output,
         on_end=lambda vm: _show_instruments(vm, arguments),
     )
@@ -337,13 +346,3 @@ def _serial(text: str) -> Serial:
     if kind not in ("stdio", "file", "none") or (kind == "file") != bool(path):
         raise UsageError(f"{text!r} is no place for the serial console: use stdio, file:FILE or none.")
     return Serial(kind, path)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"{text!r} is no time: give a number of seconds above 0.")
-    return seconds

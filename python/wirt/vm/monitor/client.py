@@ -8,10 +8,12 @@ import time
 from types import TracebackType
 from typing import Any, Final, Self
 
-from wirt.errors import Error, NotFoundError
+from wirt.errors import Error, NotFoundError, WaitTimeout
 
 PATIENCE: Final = 10.0
 """Seconds for an answer."""
+_PROCESS_END: Final = 5.0
+"""Seconds that a process has for its end, once its machine has ended."""
 _LONGEST_LINE: Final = 1 << 24
 _PIECE: Final = 1 << 16
 
@@ -26,6 +28,8 @@ class Client:
         self._path = path
         self._patience = patience
         self._received = b""
+        self._shut_down = False
+        """Whether the machine has told of its end."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._connect()
@@ -54,20 +58,21 @@ class Client:
                 raise Error(str(error.get("desc") or f"The monitor refuses {command}."))
 
     def wait_for_end(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds until the other side ends the connection, as a machine's process
-        does when it ends; false when it did not.
+        """Wait at most `timeout` seconds until the machine has ended and, if it does so soon, its process;
+        false when it runs on.
         """
         deadline = time.monotonic() + timeout
         try:
-            while left := max(0.0, deadline - time.monotonic()):
-                self._socket.settimeout(left)
-                if not self._socket.recv(_PIECE):
-                    return True
-        except TimeoutError:
-            return False
-        except OSError:
+            while not self._shut_down:
+                self._message(deadline)
+            deadline = time.monotonic() + _PROCESS_END
+            while True:
+                self._message(deadline)
+        except WaitTimeout:
+            return self._shut_down
+        except Error:
+            # The process has ended, and with it the connection.
             return True
-        return False
 
     def close(self) -> None:
         """End the connection."""
@@ -112,6 +117,7 @@ class Client:
             message = None
         if not isinstance(message, dict):
             raise Error(f"What listens at {self._path} is no monitor: it sends no JSON objects.")
+        self._shut_down = self._shut_down or message.get("event") == "SHUTDOWN"
         return message
 
     def _receive(self, deadline: float) -> None:
@@ -129,8 +135,8 @@ class Client:
             raise self._ended()
         self._received += data
 
-    def _no_answer(self) -> Error:
-        return Error(f"The monitor at {self._path} did not answer in {self._patience:g} s.")
+    def _no_answer(self) -> WaitTimeout:
+        return WaitTimeout(f"The monitor at {self._path} did not answer in {self._patience:g} s.")
 
     def _ended(self) -> Error:
         return Error(f"The monitor at {self._path} ended the connection.")
