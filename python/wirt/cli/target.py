@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final, NamedTuple
 
+from wirt.errors import UsageError
 from wirt.host.running import find
 
 _UNIX: Final = "unix:"
@@ -33,6 +34,8 @@ def configure(group: argparse._ArgumentGroup) -> None:
 
 def target(word: str) -> Target:
     """Return the machine that the word names. Raises NotFoundError when none of that name runs."""
+    if word == _UNIX:
+        raise UsageError(f"{word!r} is no socket: write unix:FILE.")
     if word.startswith(_UNIX) or "/" in word:
         return Target(word.removeprefix(_UNIX))
     machine = find(word)

@@ -202,7 +202,7 @@ def _look(directory: Path) -> Running | None:
         machine = Running(**read)
         kinds = (str, int, int, int, str, int | float, str)
         fits = all(isinstance(value, kind) for value, kind in zip(machine, kinds, strict=True))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     return machine if fits else None
 

@@ -69,12 +69,14 @@ class Splitter:
                 return False
             self._skipping = False
         found = _BEGIN.search(self._bytes)
-        self._drop(len(self._bytes) if found is None else found.start())
         if found is None:
+            self._drop(len(self._bytes))
             return False
-        if found[0] not in (b"{", b"["):
+        first = bytes(found[0])
+        self._drop(found.start())
+        if first not in (b"{", b"["):
             # A control character ends the trouble itself.
-            control = _RESYNC.match(found[0]) is not None
+            control = _RESYNC.match(first) is not None
             self._drop(1)
             raise self._give_up("A command is a JSON object.", skip=not control)
         return True
