@@ -8,10 +8,13 @@ mod accelerator;
 mod device;
 mod display;
 mod errors;
+mod hardware;
 mod machine;
+mod medium;
 mod memory;
 mod pci_devices;
 mod registers;
+mod screen;
 mod terminal;
 mod waiting;
 
@@ -25,8 +28,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<machine::Event>()?;
     module.add_class::<machine::IrqLine>()?;
     module.add_class::<machine::Machine>()?;
+    module.add_class::<medium::Medium>()?;
     module.add_class::<memory::GuestMemory>()?;
     module.add_class::<display::PixelFormat>()?;
+    module.add_class::<screen::Frame>()?;
+    module.add_class::<screen::Screen>()?;
     module.add_class::<terminal::Terminal>()?;
     module.add("CoreError", module.py().get_type::<errors::CoreError>())?;
     module.add_function(wrap_pyfunction!(display::vnc_colour_map, module)?)?;

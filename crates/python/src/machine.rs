@@ -1,22 +1,14 @@
 use crate::accelerator;
-use crate::device::PyDevice;
 use crate::errors::core_error;
 use crate::memory::GuestMemory;
-use crate::pci_devices;
 use crate::registers::{Changes, to_python};
-use crate::terminal::{Terminal, duplicate};
 use crate::waiting::{interruptible, timeout};
-use block::RawFile;
-use board::{Buses, Chipset, CmosConfig, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, PcTestdev, Uart};
-use net::NullBackend;
+use board::{Buses, Chipset, CmosConfig};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use recompiler::Instruments;
-use std::fs::File;
 use std::sync::Arc;
-use virtio::{Blk, BlkOptions, Net, NetOptions, Rng};
 
 /// One machine on one accelerator.
 #[pyclass(frozen, module = "wirt._core")]
@@ -27,7 +19,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn chipset(&self) -> PyResult<MappedMutexGuard<'_, Chipset>> {
+    /// The board's machine, to put devices into.
+    pub fn board(&self) -> &Arc<board::Machine> {
+        &self.machine
+    }
+
+    /// # Errors
+    /// After the close.
+    pub fn chipset(&self) -> PyResult<MappedMutexGuard<'_, Chipset>> {
         MutexGuard::try_map(self.chipset.lock(), Option::as_mut).map_err(|_| core_error(board::MachineError::Closed))
     }
 }
@@ -89,27 +88,6 @@ impl Machine {
         self.machine.state_name()
     }
 
-    fn add_uart(&self, name: &str, port: u16, irq: u32, terminal: &Terminal) -> PyResult<()> {
-        let last = port.checked_add(7).ok_or_else(|| PyValueError::new_err("the port is too high"))?;
-        let line = self.chipset()?.lines().line(irq).map_err(core_error)?;
-        let uart = Uart::new(name, line, terminal.terminal.clone());
-        self.machine.buses().insert_port(port..=last, uart).map_err(core_error)
-    }
-
-    fn add_debug_exit(&self) -> PyResult<()> {
-        let range = DEBUG_EXIT_PORT..=DEBUG_EXIT_PORT + 3;
-        self.machine.buses().insert_port(range, Arc::new(DebugExit)).map_err(core_error)
-    }
-
-    fn add_pc_testdev(&self) -> PyResult<()> {
-        PcTestdev::insert(self.machine.buses(), self.chipset()?.lines()).map_err(core_error)
-    }
-
-    fn add_debug_port(&self, fd: i32) -> PyResult<()> {
-        let port = DebugPort::new(Box::new(File::from(duplicate(fd)?)));
-        self.machine.buses().insert_port(DEBUG_PORT..=DEBUG_PORT, Arc::new(port)).map_err(core_error)
-    }
-
     fn press_power_button(&self) -> PyResult<()> {
         self.chipset()?.press_power_button();
         Ok(())
@@ -128,51 +106,6 @@ impl Machine {
     #[getter]
     fn keyboard_leds(&self) -> PyResult<u8> {
         Ok(self.chipset()?.i8042().keyboard_leds())
-    }
-
-    fn add_disk(&self, slot: u8, name: &str, fd: i32, readonly: bool, serial: String) -> PyResult<()> {
-        let disk = RawFile::new(File::from(duplicate(fd)?), readonly)
-            .map_err(|error| core_error(format!("the size of disk {name} cannot be found: {error}")))?;
-        let disk = Blk::new(name, Arc::new(disk), BlkOptions { serial, queues: 1 }).map_err(core_error)?;
-        pci_devices::add(&self.machine, &*self.chipset()?, slot, Arc::new(disk)).map_err(core_error)
-    }
-
-    fn add_net(&self, slot: u8, name: &str, mac: [u8; 6]) -> PyResult<()> {
-        let net = Net::new(name, NetOptions { mac, mtu: None }, Arc::new(NullBackend));
-        pci_devices::add(&self.machine, &*self.chipset()?, slot, Arc::new(net)).map_err(core_error)
-    }
-
-    fn add_rng(&self, slot: u8, name: &str) -> PyResult<()> {
-        pci_devices::add(&self.machine, &*self.chipset()?, slot, Arc::new(Rng::new(name))).map_err(core_error)
-    }
-
-    fn add_console(&self, slot: u8, terminal: &Terminal) -> PyResult<()> {
-        let console = pci_devices::console(&terminal.terminal);
-        pci_devices::add(&self.machine, &*self.chipset()?, slot, console).map_err(core_error)
-    }
-
-    fn add_port_device(
-        &self,
-        device: Bound<'_, PyAny>,
-        name: String,
-        first: u16,
-        last: u16,
-        sizes: (u8, u8),
-    ) -> PyResult<()> {
-        let device = Arc::new(PyDevice::new(device, name, sizes)?);
-        self.machine.buses().insert_port(first..=last, device).map_err(core_error)
-    }
-
-    fn add_mmio_device(
-        &self,
-        device: Bound<'_, PyAny>,
-        name: String,
-        first: u64,
-        last: u64,
-        sizes: (u8, u8),
-    ) -> PyResult<()> {
-        let device = Arc::new(PyDevice::new(device, name, sizes)?);
-        self.machine.buses().insert_mmio(first..=last, device).map_err(core_error)
     }
 
     fn assign_pci_resources(&self) -> PyResult<()> {

@@ -10,23 +10,32 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
 
 from wirt import _core
 from wirt.devices.device import Device
 from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
-from wirt.machine.pc import NO_INSTRUMENTS, Disk, Instruments, Pc, PcConfig, assemble
+from wirt.machine.drives import Disk
+from wirt.machine.pc import NO_INSTRUMENTS, FarEnds, Instruments, Pc, PcConfig, assemble
+from wirt.storage.nvram import open_variables
 from wirt.threads import named_thread
 from wirt.vm.accelerator import choose
+from wirt.vm.cdrom import CdromDrive
 from wirt.vm.console import HISTORY, Console
 from wirt.vm.events import Events
+from wirt.vm.input import Keyboard, Mouse
 from wirt.vm.memory import Memory
 from wirt.vm.registers import entry_registers
-from wirt.vm.result import Reason, Result, result_of
+from wirt.vm.result import PANICKED, Reason, Result, result_of
+from wirt.vm.screen import Screen
 from wirt.vm.shell import CompletedExec, Shell
 from wirt.vm.spec import Spec, make_spec
 from wirt.vm.vcpu import Vcpu
+from wirt.vm.viewing import parse_display, serve
+
+if TYPE_CHECKING:
+    from wirt.display.server import Server
 
 TINY_CMDLINE: Final = "console=ttyS0 quiet"
 
@@ -47,6 +56,7 @@ SHUTDOWN_CAUSES: Final[Mapping[Reason, str]] = {
     "exit": "guest-shutdown",
     "triple-fault": "guest-panic",
     "halted": "guest-panic",
+    "panicked": "guest-panic",
     "internal-error": "host-error",
 }
 """What QMP's ShutdownCause is for how a machine ended by itself."""
@@ -68,16 +78,21 @@ class VM:
     `guest` is the built-in guest "tiny"; otherwise `kernel` names a bzImage, an ELF with a PVH note or a
     Multiboot image (or is the bytes of one), with `initrd` and the kernel command line `append` (default:
     console=ttyS0, for Multiboot nothing; the built-in guest has its own, to which `append` is added). With
-    neither, `firmware` boots from the disks: seabios (the default when there is one) or the file of an image.
-    With none, the machine stands at the processor's reset state until registers and memory are set.
+    neither, `firmware` boots from disks and CD-ROMs: seabios (the default when there is one), ovmf (UEFI,
+    whose variables are in the file `nvram`, made when there is none) or the file of an image. `boot` is the
+    order of disk and cdrom; with `boot_menu` the user is asked. With no firmware, the machine stands at the
+    processor's reset state until registers and memory are set.
 
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as: host,
-    x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`;
-    `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides `console`:
-    nowhere, or to a file descriptor. `devices` are attached in order; the names isa-debug-exit and pc-testdev
-    stand for QEMU's devices. `debug_port` is a file descriptor for what firmware prints to port 0x402;
-    `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With `reboot`, a guest's reset
-    starts the machine again from its images; otherwise it ends it. `instruments` look at the recompiler.
+    x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`; each of `cdroms` is a drive
+    with this image in it, or None; `vga` says whether there is a screen (default: with firmware), and
+    `display` lets viewers see it: vnc, vnc:PORT, vnc:HOST:PORT or vnc:unix:PATH, with options as `wirt run`
+    has them. `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides
+    `console`: nowhere, or to a file descriptor. `devices` are attached in order: of Python, or by name with
+    options, as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware prints to port
+    0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With `reboot`, a
+    guest's reset starts the machine again from its images; otherwise it ends it. `instruments` look at the
+    recompiler.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
     is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.
@@ -91,10 +106,16 @@ class VM:
         initrd: str | os.PathLike[str] | bytes | None = None,
         append: str | None = None,
         firmware: str | os.PathLike[str] | None = None,
+        nvram: str | os.PathLike[str] | None = None,
+        boot: str | Sequence[str] = (),
+        boot_menu: bool = False,
         memory: str | int = "512M",
         cpus: int = 1,
         cpu: str = "host",
         disks: Sequence[str | os.PathLike[str] | Disk] = (),
+        cdroms: Sequence[str | os.PathLike[str] | None] = (),
+        vga: bool | None = None,
+        display: str | None = None,
         accel: str = "auto",
         serial: int | None = None,
         devices: Sequence[Device | str] = (),
@@ -109,10 +130,15 @@ class VM:
             initrd=initrd,
             append=append,
             firmware=firmware,
+            nvram=nvram,
+            boot=boot,
+            boot_menu=boot_menu,
             memory=memory,
             cpus=cpus,
             cpu=cpu,
             disks=disks,
+            cdroms=cdroms,
+            vga=True if vga is None and display is not None else vga,
             devices=devices,
             fw_cfg=fw_cfg,
         )
@@ -132,6 +158,16 @@ class VM:
         if debug_port is not None:
             _check_descriptor("debug_port", debug_port)
         self._virtio_terminal = _core.Terminal(HISTORY)
+        screen = _core.Screen()
+        self.screen = Screen(screen if self.spec.vga else None, lambda: self._result is not None)
+        """What the VGA card shows."""
+        self.keyboard = Keyboard(lambda: self._running_machine)
+        self.mouse = Mouse(lambda: self._running_machine)
+        self.cdroms = tuple(CdromDrive(path) for path in self.spec.cdroms)
+        """The CD-ROM drives, in order."""
+        self._ends = FarEnds(
+            self._terminal, self._virtio_terminal, screen, [drive.medium for drive in self.cdroms]
+        )
         self.console = Console(self._terminal)
         """The first serial port, ttyS0 in Linux."""
         self.virtio_console = Console(self._virtio_terminal)
@@ -155,10 +191,26 @@ class VM:
         # Cleared while a machine that was reset is made anew.
         self._steady = threading.Event()
         self._steady.set()
+        self._watchdog_expired = False
+        self._panicked = False
         self._supervisor: threading.Thread | None = None
-        self._config = self._make_config(debug_port)
         # None once the machine is closed, so that its memory goes even if somebody keeps this object.
-        self._pc: Pc | None = self._assemble()
+        self._pc: Pc | None = None
+        wanted = None if display is None else parse_display(display)
+        firmware_files = self.spec.firmware
+        self._variables: int | None = None
+        if firmware_files is not None and firmware_files.variables is not None:
+            self._variables = open_variables(self.spec.nvram, firmware_files.variables)
+        self.display: Server | None = None
+        """The VNC server, where there is one."""
+        try:
+            self._config = self._make_config(debug_port, serial_firmware=wanted is None)
+            self._pc = self._assemble()
+            if wanted is not None:
+                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, _log)
+        except BaseException:
+            self.close()
+            raise
         _open_machines.add(self)
 
     def start(self) -> None:
@@ -298,6 +350,11 @@ class VM:
             pc, self._pc = self._pc, None
         if pc is not None:
             pc.machine.close()
+        if self.display is not None:
+            self.display.close()
+        if self._variables is not None:
+            os.close(self._variables)
+            self._variables = None
         self._terminal.close()
         self._virtio_terminal.close()
         _open_machines.discard(self)
@@ -312,7 +369,7 @@ class VM:
     ) -> None:
         self.close()
 
-    def _make_config(self, debug_port: int | None) -> PcConfig:
+    def _make_config(self, debug_port: int | None, *, serial_firmware: bool) -> PcConfig:
         spec = self.spec
         kernel, initrd, cmdline = spec.kernel, spec.initrd, spec.append
         if spec.guest is not None:
@@ -335,10 +392,15 @@ class VM:
             initrd=initrd,
             cmdline=cmdline,
             firmware=spec.firmware,
+            variables=self._variables,
+            boot_order=spec.boot,
+            boot_menu=spec.boot_menu,
+            serial_firmware=serial_firmware,
             disks=spec.disks,
+            vga=spec.vga,
             devices=spec.devices,
-            debug_exit=spec.debug_exit,
-            pc_testdev=spec.pc_testdev,
+            named_devices=spec.named_devices,
+            told=self._told,
             debug_port=debug_port,
             fw_cfg=spec.fw_cfg,
         )
@@ -351,9 +413,43 @@ class VM:
             raise ClosedError("The machine is closed.")
         return pc
 
+    @property
+    def _running_machine(self) -> _core.Machine | None:
+        """The machine that takes keys."""
+        pc = self._pc
+        return None if pc is None or self._result is not None else pc.machine
+
+    def _told(self, device: str, event: str) -> None:
+        """A device has something to tell, on a thread of the machine's: nothing here may wait for it."""
+        action = next(
+            dict(named.options)["action"] for named in self.spec.named_devices if named.model == device
+        )
+        match device, event:
+            case "i6300esb", _:
+                self._watchdog_expired = True
+                self.events.publish("WATCHDOG", action=action)
+            case "pvpanic", "panicked":
+                self.events.publish("GUEST_PANICKED", action="run" if action == "none" else action)
+                if action == "poweroff":
+                    self._panicked = True
+                    self._open_pc.machine.kill()
+            case "pvpanic", "crashloaded":
+                # The guest deals with it.
+                self.events.publish("GUEST_CRASHLOADED", action="run")
+                return
+            case _:
+                return
+        if action == "pause":
+            named_thread("pause", self._pause_if_running).start()
+
+    def _pause_if_running(self) -> None:
+        """Pause the machine, which may have ended meanwhile."""
+        with contextlib.suppress(Error):
+            self.pause()
+
     def _assemble(self) -> Pc:
         try:
-            pc = assemble(self._config, self._terminal, self._virtio_terminal)
+            pc = assemble(self._config, self._ends, watchdog_expired=self._watchdog_expired)
             if pc.entry is not None:
                 pc.machine.set_registers(0, entry_registers(pc.entry))
         except boot.BootUsageError as error:
@@ -378,7 +474,7 @@ class VM:
                 self._end(Result("internal-error", 1, f"The machine cannot be started again. {error}"))
                 return
             self.events.publish("RESET", guest=reset.cause == "guest-reset", reason=reset.cause)
-        self._end(result_of(event))
+        self._end(PANICKED if event.kind == "killed" and self._panicked else result_of(event))
 
     def _reset_after(self, event: _core.Event) -> Reset | None:
         """The reset that an event stands for; None: it is the machine's end."""
@@ -410,7 +506,7 @@ class VM:
                 pc.machine.close()
                 return False
             self._pc = pc
-            self._reset = None
+            self._reset, self._panicked = None, False
             if not reset.paused:
                 pc.machine.start()
             self._steady.set()
@@ -459,6 +555,12 @@ def _cannot_be_made(reason: str) -> Error:
         f"This host has not enough for the machine ({reason[: shortage.start()]}): ask for less memory or "
         "fewer vCPUs, or raise the limits of this process."
     )
+
+
+def _log(sentence: str) -> None:
+    import logging
+
+    logging.getLogger("wirt").warning("%s", sentence)
 
 
 def _check_descriptor(name: str, fd: int) -> None:
