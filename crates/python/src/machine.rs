@@ -93,6 +93,17 @@ impl Machine {
         Ok(())
     }
 
+    fn press_nmi_button(&self, py: Python<'_>) -> PyResult<()> {
+        if self.chipset()?.press_nmi_button() {
+            return Ok(());
+        }
+        py.detach(|| {
+            (0..self.machine.cpus()).try_for_each(|cpu| {
+                self.machine.with_vcpu(cpu, |vcpu| vcpu.pulse_nmi()).map_err(core_error)?.map_err(core_error)
+            })
+        })
+    }
+
     fn key(&self, code: u8, down: bool) -> PyResult<()> {
         self.chipset()?.i8042().key(code, down);
         Ok(())

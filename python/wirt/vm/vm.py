@@ -158,13 +158,17 @@ class VM:
         if debug_port is not None:
             _check_descriptor("debug_port", debug_port)
         self._virtio_terminal = _core.Terminal(HISTORY)
+        self.events = Events()
+        """What happens to the machine: `events.subscribe(listener)` tells a program of it."""
         screen = _core.Screen()
         self.screen = Screen(screen if self.spec.vga else None, lambda: self._result is not None)
         """What the VGA card shows."""
         self.keyboard = Keyboard(lambda: self._running_machine)
         self.mouse = Mouse(lambda: self._running_machine)
-        self.cdroms = tuple(CdromDrive(path) for path in self.spec.cdroms)
+        self.cdroms = tuple(CdromDrive(path, f"cdrom{index}") for index, path in enumerate(self.spec.cdroms))
         """The CD-ROM drives, in order."""
+        for drive in self.cdroms:
+            drive.watch(self.events)
         self._ends = FarEnds(
             self._terminal, self._virtio_terminal, screen, [drive.medium for drive in self.cdroms]
         )
@@ -177,8 +181,6 @@ class VM:
             Vcpu(lambda: self._open_pc.machine, index) for index in range(cpus)
         )
         self._shell = Shell(self.console)
-        self.events = Events()
-        """What happens to the machine: `events.subscribe(listener)` tells a program of it."""
         # Guards `_pc`, `_result`, `_closing`, `_kill_cause` and `_reset`; the supervisor replaces the machine
         # after a reset.
         self._lock = threading.Lock()
@@ -277,6 +279,12 @@ class VM:
         """Press the power button, by which a guest is asked to power off. Does not wait."""
         self._call(lambda machine: machine.press_power_button())
         self.events.publish("POWERDOWN")
+
+    def nmi(self) -> None:
+        """Press the NMI button, which some guests answer with a dump of themselves: each processor gets an
+        NMI whose local APIC lets LINT1 be one. Linux lets the first.
+        """
+        self._call(lambda machine: machine.press_nmi_button())
 
     def pause(self) -> None:
         """Stop all vCPUs and return when they stand still. Raises Error unless the machine runs or is

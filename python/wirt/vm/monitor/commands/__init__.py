@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from wirt.vm.monitor.arguments import Parameter, array, boolean, integer, one_of, structure, text, union
-from wirt.vm.monitor.commands import keys, life, look, picture
+from wirt.vm.monitor.commands import keys, life, look, media, picture
 
 
 class Command(NamedTuple):
@@ -39,6 +39,9 @@ _CONSOLE: Final = (
     Parameter("head", integer(0, 0xFFFF), optional=True),
 )
 """Which screen is meant, where a machine has several."""
+_DRIVE: Final = (Parameter("device", text, optional=True), Parameter("id", text, optional=True))
+"""A drive, by either of them."""
+_FORCE: Final = Parameter("force", boolean, optional=True)
 
 TABLE: Final = {
     command.name: command
@@ -48,6 +51,7 @@ TABLE: Final = {
         Command("cont", life.cont),
         Command("system_powerdown", life.system_powerdown),
         Command("system_reset", life.system_reset),
+        Command("inject-nmi", life.inject_nmi),
         Command("quit", life.leave),
         Command("query-version", look.query_version),
         Command("query-commands", look.query_commands),
@@ -57,6 +61,21 @@ TABLE: Final = {
         Command("query-kvm", look.query_kvm),
         Command("query-cpus-fast", look.query_cpus_fast),
         Command("query-memory-size-summary", look.query_memory_size_summary),
+        Command("query-block", media.query_block),
+        Command("eject", media.eject, (*_DRIVE, _FORCE)),
+        Command("blockdev-open-tray", media.open_tray, (*_DRIVE, _FORCE)),
+        Command("blockdev-close-tray", media.close_tray, _DRIVE),
+        Command(
+            "blockdev-change-medium",
+            media.change_medium,
+            (
+                *_DRIVE,
+                Parameter("filename", text),
+                Parameter("format", one_of("raw"), optional=True),
+                _FORCE,
+                Parameter("read-only-mode", one_of("retain", "read-only"), optional=True),
+            ),
+        ),
         Command(
             "screendump",
             picture.screendump,

@@ -47,6 +47,11 @@ def system_reset(monitor: Monitor) -> None:
     monitor.vm.reset("host-qmp-system-reset")
 
 
+def inject_nmi(monitor: Monitor) -> None:
+    """Press the NMI button."""
+    monitor.vm.nmi()
+
+
 def leave(monitor: Monitor) -> None:
     """Switch the machine off (quit)."""
     monitor.vm.kill("host-qmp-quit")
