@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from wirt.errors import Error
@@ -39,6 +40,32 @@ class Screen:
         return b"\x89PNG a picture"
 
 
+class Drive:
+    """A CD-ROM drive that a guest has locked."""
+
+    def __init__(self, vm: MonitoredVM, name: str, path: Path | None) -> None:
+        self._vm = vm
+        self.name = name
+        self.path = path
+        self.open = False
+        self.locked = True
+
+    def insert(self, path: str, *, force: bool) -> None:
+        self.eject(force=force)
+        self.path = Path(path)
+
+    def eject(self, *, force: bool) -> None:
+        if not force:
+            raise Error("The guest has locked it.")
+        self.path = None
+
+    def open_tray(self, *, force: bool) -> None:
+        self._vm._do("tray", force)
+
+    def close_tray(self) -> None:
+        self._vm._do("tray closed")
+
+
 class MonitoredVM:
     """Stands in for wirt.VM, and remembers what was done with it in `done`."""
 
@@ -50,6 +77,7 @@ class MonitoredVM:
         self.result: Result | None = None
         self.done: list[tuple[Any, ...]] = []
         self.screen = Screen()
+        self.cdroms = (Drive(self, "cdrom0", None), Drive(self, "cdrom1", Path("/none/disc.iso")))
         self.keyboard = self.mouse = self
         self.changed = threading.Condition()
 
@@ -80,6 +108,9 @@ class MonitoredVM:
     def power_button(self) -> None:
         self._do("power button")
         self.events.publish("POWERDOWN")
+
+    def nmi(self) -> None:
+        self._do("nmi")
 
     def reset(self, cause: str) -> None:
         self.events.publish("RESET", guest=False, reason=cause)

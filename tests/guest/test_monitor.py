@@ -187,3 +187,122 @@ def test_clients_and_resets_at_once(accelerator: str, tmp_path: Path) -> None:
             one.execute("cont")
         vm.console.expect("b", timeout=PATIENCE)
         assert vm.state == "running"
+
+
+NMI = """
+    mov esp, 0x300000
+    mov edi, 0x200000
+    mov eax, offset handler
+    mov [edi + 2 * 8], ax
+    mov [edi + 2 * 8 + 2], cs
+    mov word ptr [edi + 2 * 8 + 4], 0x8e00
+    shr eax, 16
+    mov [edi + 2 * 8 + 6], ax
+    push edi
+    push 0x07ff0000
+    lidt [esp + 2]
+    or dword ptr [0xfee000f0], 0x100
+    mov dword ptr [0xfee00360], 0x400
+    mov dx, 0x3f8
+    mov al, 'r'
+    out dx, al
+spin:
+    pause
+    jmp spin
+handler:
+    mov al, 'n'
+    out dx, al
+    jmp spin
+"""
+"""Prints "r" when LINT1 is NMI, and "n" for one NMI: an emulating KVM has no IRET in protected mode."""
+
+
+def test_the_nmi_button_is_an_nmi_where_lint1_is(accelerator: str) -> None:
+    with wirt.VM(kernel=bare.multiboot(NMI), memory="16M", accel=accelerator) as vm:
+        vm.console.expect("r", timeout=PATIENCE)
+        vm.nmi()
+        vm.console.expect("n", timeout=PATIENCE)
+        vm.nmi()
+        assert vm.state == "running"
+    with wirt.VM(kernel=bare.multiboot(RESET), memory="16M", accel=accelerator) as vm:
+        # LINT1 is masked, or this guest would have a triple fault.
+        vm.console.expect("b", timeout=PATIENCE)
+        vm.nmi()
+        vm.console.send("r")
+        vm.console.expect("b", timeout=PATIENCE)
+
+
+PANIC = """
+    mov dx, 0x505
+    mov al, {}
+    out dx, al
+spin:
+    jmp spin
+"""
+
+
+@pytest.mark.parametrize(("action", "told"), [("pause", "pause"), ("none", "run"), ("poweroff", "poweroff")])
+def test_a_panic_is_told(accelerator: str, action: str, told: str) -> None:
+    events: queue.Queue[Event] = queue.Queue()
+    vm = bare.real_mode_vm(PANIC.format(1), accelerator, [f"pvpanic,action={action}"])
+    vm.events.subscribe(events.put)
+
+    def event() -> tuple[str, dict[str, object]]:
+        told = events.get(timeout=PATIENCE)
+        return told.name, dict(told.data)
+
+    with vm:
+        assert [event(), event()] in (
+            [("RESUME", {}), ("GUEST_PANICKED", {"action": told})],
+            [("GUEST_PANICKED", {"action": told}), ("RESUME", {})],
+        )
+        match action:
+            case "pause":
+                assert event() == ("STOP", {})
+                assert vm.state == "paused"
+            case "none":
+                assert vm.state == "running"
+            case "poweroff":
+                assert event() == ("SHUTDOWN", {"guest": True, "reason": "guest-panic"})
+                assert vm.wait(PATIENCE).reason == "panicked"
+
+
+def test_a_crash_that_the_guest_deals_with_is_told(accelerator: str) -> None:
+    events: queue.Queue[Event] = queue.Queue()
+    vm = bare.real_mode_vm(PANIC.format(2), accelerator, ["pvpanic"])
+    vm.events.subscribe(lambda event: events.put(event) if event.name != "RESUME" else None)
+    with vm:
+        assert events.get(timeout=PATIENCE).name == "GUEST_CRASHLOADED"
+        assert vm.state == "running"
+
+
+def test_trays_tell_of_their_movements(tmp_path: Path) -> None:
+    image = tmp_path / "disc.iso"
+    image.write_bytes(bytes(4096))
+    events: queue.Queue[Event] = queue.Queue()
+    vm = wirt.VM(memory="2M", firmware="none", cdroms=[None, image])
+    vm.events.subscribe(events.put)
+    path = str(tmp_path / "monitor.sock")
+
+    def moves() -> list[object]:
+        told = [events.get(timeout=PATIENCE) for _ in range(2)]
+        assert {(event.name, event.data["id"]) for event in told} == {("DEVICE_TRAY_MOVED", "cdrom1")}
+        return [event.data["tray-open"] for event in told]
+
+    with contextlib.closing(vm), MonitorServer(vm, [path]), Client(path) as client:
+        client.execute("eject", id="cdrom1")
+        assert moves() == [True, False]
+        assert vm.cdroms[1].path is None
+        client.execute("blockdev-change-medium", id="cdrom1", filename=str(image))
+        assert moves() == [True, False]
+        client.execute("blockdev-open-tray", id="cdrom1")
+        assert client.execute("query-block")[1]["tray_open"] is True
+        client.execute("blockdev-close-tray", id="cdrom1")
+        assert moves() == [True, False]
+        assert client.execute("query-block")[1]["inserted"]["file"] == str(image)
+        for wrong in (tmp_path, tmp_path / "none", "/dev/null"):
+            with pytest.raises(wirt.Error):
+                client.execute("blockdev-change-medium", id="cdrom1", filename=str(wrong))
+        # A drive that was told to take something else keeps what it has.
+        assert vm.cdroms[1].path == image
+    assert events.empty()
