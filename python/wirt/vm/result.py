@@ -21,7 +21,7 @@ class Result(NamedTuple):
     message: str
 
 
-PANICKED: Final = Result("panicked", 1, "The guest's kernel has panicked.")
+PANICKED: Final = Result("panicked", 1, "The guest's kernel panicked.")
 """For a machine that is switched off since pvpanic told of it."""
 
 

@@ -482,7 +482,10 @@ class VM:
                 self._end(Result("internal-error", 1, f"The machine cannot be started again. {error}"))
                 return
             self.events.publish("RESET", guest=reset.cause == "guest-reset", reason=reset.cause)
-        self._end(PANICKED if event.kind == "killed" and self._panicked else result_of(event))
+        result = result_of(event)
+        if result.reason == "killed" and self._panicked and not self._closing:
+            result = PANICKED
+        self._end(result)
 
     def _reset_after(self, event: _core.Event) -> Reset | None:
         """The reset that an event stands for; None: it is the machine's end."""
