@@ -27,15 +27,22 @@ WORDS = (
 SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False)
 LEAVES = SCALARS | st.sampled_from(WORDS) | st.text(max_size=8)
 BRANCHES = st.dictionaries(st.sampled_from(WORDS), LEAVES, max_size=4) | st.lists(LEAVES, max_size=3)
-VALUES = LEAVES | BRANCHES | st.lists(BRANCHES, max_size=3)
-ARGUMENTS = st.dictionaries(st.sampled_from(WORDS), VALUES, max_size=4)
+UNIONS = st.fixed_dictionaries(
+    {"type": st.sampled_from(WORDS), "data": LEAVES | BRANCHES | st.fixed_dictionaries({"key": BRANCHES})}
+)
+VALUES = LEAVES | BRANCHES | st.lists(UNIONS | BRANCHES, max_size=3)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(sorted(TABLE)), ARGUMENTS)
-def test_any_arguments_give_a_result_or_an_error(
-    tmp_path: Path, command: str, arguments: dict[str, object]
-) -> None:
+def arguments_of(command: str) -> st.SearchStrategy[dict[str, object]]:
+    """Anything for each parameter of a command, and now and then for another."""
+    known = {parameter.name: VALUES for parameter in TABLE[command].parameters}
+    return st.fixed_dictionaries({}, optional=known | {"other": st.just(1)})
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(TABLE)), st.data())
+def test_any_arguments_give_a_result_or_an_error(tmp_path: Path, command: str, data: st.DataObject) -> None:
+    arguments = data.draw(arguments_of(command))
     monitor = Monitor(cast(VM, MonitoredVM()), "web", lambda seconds, what: None)
     with pytest.MonkeyPatch.context() as patch:
         # Where a file's name may lead.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wirt.vm.monitor.splitter import MOST_BYTES, MOST_DEPTH, Malformed, Splitter
@@ -90,6 +90,7 @@ OBJECTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(OBJECTS, st.data())
 def test_objects_come_out_as_they_went_in(objects: list[dict[str, object]], data: st.DataObject) -> None:
     stream = b"".join(json.dumps(each, ensure_ascii=False).encode() for each in objects)
@@ -99,6 +100,7 @@ def test_objects_come_out_as_they_went_in(objects: list[dict[str, object]], data
     assert [json.loads(text) for text in found] == objects
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary() | st.sampled_from([b"{", b"}", b'"', b"\\", b"\n", b"\xff"]), max_size=40))
 def test_nothing_breaks_it(pieces: list[bytes]) -> None:
     split(*pieces)
