@@ -22,6 +22,8 @@ EPILOG: Final = """\
 states:
   running, paused   as they were told
   guest-panicked    paused, as its guest has panicked
+  watchdog          paused, as its watchdog expired
+  io-error          paused, as the host cannot do what a disk asks for
   prelaunch         made, but not started
   shutdown          ended, but its process has not
   unresponsive      its monitor did not answer in a second

@@ -34,6 +34,8 @@ exit status:
 
 TIMEOUT: Final = 30.0
 """Seconds that guests have by default, as in `VM.stop`."""
+_GOES_ON: Final = ("paused", "watchdog", "io-error")
+"""The states in which a machine has to be resumed, and can be."""
 _END: Final = 10.0
 """Seconds that a machine without power has for its end."""
 
@@ -65,7 +67,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _power_off(machine: Target, client: Client, timeout: float) -> None:
     status = client.execute("query-status")
-    if not status["running"] and status["status"] == "paused":
+    if status["status"] in _GOES_ON:
         client.execute("cont")
     client.execute("system_powerdown")
     if not client.wait_for_end(timeout):

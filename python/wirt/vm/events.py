@@ -16,8 +16,8 @@ EventName = Literal[
     "GUEST_PANICKED",
     "GUEST_CRASHLOADED",
     "WATCHDOG",
+    "BLOCK_IO_ERROR",
     "DEVICE_TRAY_MOVED",
-    "BALLOON_CHANGE",
 ]
 """Events have the names and the data that QMP gives them: qapi/run-state.json, block.json and machine.json of
 QEMU.

@@ -37,6 +37,7 @@ from wirt.vm.viewing import parse_display, serve
 if TYPE_CHECKING:
     from wirt.display.server import Server
 
+IO_ERROR_ACTIONS: Final = ("report", "pause")
 TINY_CMDLINE: Final = "console=ttyS0 quiet"
 
 _SHORTAGE: Final = re.compile(r" \(os error (?:11|12|23|24|28)\)$")
@@ -90,7 +91,10 @@ class VM:
     has them. `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides
     `console`: nowhere, or to a file descriptor. `devices` are attached in order: of Python, or by name with
     options, as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware prints to port
-    0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With `reboot`, a
+    0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With
+    `on_io_error` "pause" a disk's request that the host cannot do is no error for the guest: the machine
+    stops, and tries again when it is resumed. `log` is told, in sentences and from any thread, what else
+    happens (default: Python's logging, as wirt). With `reboot`, a
     guest's reset starts the machine again from its images; otherwise it ends it. `instruments` look at the
     recompiler.
 
@@ -121,6 +125,8 @@ class VM:
         devices: Sequence[Device | str] = (),
         debug_port: int | None = None,
         fw_cfg: Mapping[str, bytes] | None = None,
+        on_io_error: str = "report",
+        log: Callable[[str], object] | None = None,
         reboot: bool = True,
         instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
@@ -142,6 +148,12 @@ class VM:
             devices=devices,
             fw_cfg=fw_cfg,
         )
+        if on_io_error not in IO_ERROR_ACTIONS:
+            raise UsageError(
+                f"On an I/O error there is no {on_io_error!r}: use {' or '.join(IO_ERROR_ACTIONS)}."
+            )
+        self._log = _log if log is None else log
+        self._pauses_on_io_error = on_io_error == "pause"
         chosen = choose(accel)
         self.accelerator = chosen.name
         """kvm or recompiler."""
@@ -209,7 +221,7 @@ class VM:
             self._config = self._make_config(debug_port, serial_firmware=wanted is None)
             self._pc = self._assemble()
             if wanted is not None:
-                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, _log)
+                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, self._log)
         except BaseException:
             self.close()
             raise
@@ -408,6 +420,7 @@ class VM:
             vga=spec.vga,
             devices=spec.devices,
             named_devices=spec.named_devices,
+            pause_on_io_error=self._pauses_on_io_error,
             told=self._told,
             debug_port=debug_port,
             fw_cfg=spec.fw_cfg,
@@ -429,29 +442,32 @@ class VM:
 
     def _told(self, device: str, event: str) -> None:
         """A device has something to tell, on a thread of the machine's: nothing here may wait for it."""
-        action = next(
-            dict(named.options)["action"] for named in self.spec.named_devices if named.model == device
-        )
+        if device == "disk":
+            self.events.publish("BLOCK_IO_ERROR", device="", action="stop", reason=event)
+            self._log(f"A disk's request cannot be done ({event}): the machine is paused.")
+            action = "pause"
+        else:
+            wishes = next(named.options for named in self.spec.named_devices if named.model == device)
+            action = dict(wishes)["action"]
         match device, event:
             case "i6300esb", _:
                 self._watchdog_expired = True
                 self.events.publish("WATCHDOG", action=action)
             case "pvpanic", "panicked":
                 self.events.publish("GUEST_PANICKED", action="run" if action == "none" else action)
+                self._panicked = True
                 if action == "poweroff":
-                    self._panicked = True
                     self._open_pc.machine.kill()
             case "pvpanic", "crashloaded":
                 # The guest deals with it.
                 self.events.publish("GUEST_CRASHLOADED", action="run")
                 return
-            case _:
+            case "pvpanic", _:
                 return
         if action == "pause":
-            named_thread("pause", self._pause_if_running).start()
+            named_thread("pause", self._pause_quietly).start()
 
-    def _pause_if_running(self) -> None:
-        """Pause the machine, which may have ended meanwhile."""
+    def _pause_quietly(self) -> None:
         with contextlib.suppress(Error):
             self.pause()
 

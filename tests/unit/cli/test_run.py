@@ -35,7 +35,9 @@ def asked(made: list[FakeVM], *words: str) -> dict[str, Any]:
 
 
 def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
-    assert asked(made) == {
+    given = asked(made)
+    assert callable(given.pop("log"))
+    assert given == {
         "guest": "tiny",
         "kernel": None,
         "initrd": None,
@@ -54,6 +56,7 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
         "accel": "auto",
         "serial": None,
         "devices": [],
+        "on_io_error": "report",
         "reboot": True,
         "instruments": Instruments(),
     }

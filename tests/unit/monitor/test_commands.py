@@ -69,15 +69,17 @@ def test_the_status(
     assert do(monitor, "query-status") == status
 
 
-@pytest.mark.parametrize(("name", "status"), [("GUEST_PANICKED", "guest-panicked"), ("WATCHDOG", "watchdog")])
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("GUEST_PANICKED", "guest-panicked"), ("WATCHDOG", "watchdog"), ("BLOCK_IO_ERROR", "io-error")],
+)
 def test_the_status_says_why_it_is_paused(vm: MonitoredVM, monitor: Monitor, name: Any, status: str) -> None:
     vm.state = "paused"
-    monitor.note(Event(name, {"action": "run"}, 0))
-    assert do(monitor, "query-status")["status"] == "paused"
     monitor.note(Event(name, {"action": "pause"}, 0))
     assert do(monitor, "query-status")["status"] == status
-    monitor.note(Event("RESUME", {}, 0))
-    assert do(monitor, "query-status")["status"] == "paused"
+    for event in (Event("RESUME", {}, 0), Event("WATCHDOG", {"action": "reset"}, 0)):
+        monitor.note(event)
+        assert do(monitor, "query-status")["status"] == "paused"
 
 
 def test_cont_starts_a_machine_that_was_made(vm: MonitoredVM, monitor: Monitor) -> None:

@@ -31,7 +31,7 @@ class Monitor:
         self.typist: Final = Typist(vm, later)
         self.hand: Final = Hand(vm)
         self.paused_by = "paused"
-        """QMP's RunState of a machine that is paused: also guest-panicked and watchdog."""
+        """QMP's RunState of a machine that is paused: also guest-panicked, watchdog and io-error."""
 
     def execute(self, request: Request) -> object:
         """Execute a command and return its result. Raises QmpError."""
@@ -57,6 +57,8 @@ class Monitor:
                 self.paused_by = "guest-panicked"
             case "WATCHDOG" if event.data.get("action") == "pause":
                 self.paused_by = "watchdog"
+            case "BLOCK_IO_ERROR":
+                self.paused_by = "io-error"
             case "RESUME" | "RESET":
                 self.paused_by = "paused"
 
