@@ -126,6 +126,12 @@ class Medium:
         """Put in the image behind a duplicate of `fd` instead of what there is, and close the tray."""
     def remove(self) -> None:
         """Take out what there is, locked or not."""
+    def set_open(self, open: bool) -> None:
+        """Open or close the tray. What lies in an open one cannot be read."""
+    def watch(self, told: Callable[[bool], None]) -> None:
+        """Have `told` called, on a thread of its own, with each movement of the tray: true when it was
+        opened.
+        """
     def request_eject(self) -> None:
         """Press the button: the guest is asked to let go."""
     @property
@@ -304,6 +310,8 @@ class Machine:
         """Add the debug port 0x402, which writes to a duplicate of `fd`."""
     def press_power_button(self) -> None:
         """Ask the guest to power off."""
+    def press_nmi_button(self) -> None:
+        """Pulse the NMI pin of every processor. What that does there is in its local APIC (LINT1)."""
     def add_usb_tablet(self) -> None:
         """Plug a tablet into the USB controller, which is added with the first device."""
     def add_usb_keyboard(self) -> None:

@@ -1,4 +1,4 @@
-"""The programs in the README and in the manual's page on Python run as they are printed."""
+"""The programs in the README and in the manual run as they are printed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from linux_guest import LINUX_GUEST
 
 ROOT = Path(__file__).parents[2]
-PAGES = "".join((ROOT / name).read_text() for name in ("README.md", "docs/python.md"))
+PAGES = "".join((ROOT / name).read_text() for name in ("README.md", "docs/python.md", "docs/monitor.md"))
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", PAGES, re.MULTILINE | re.DOTALL)
 
 
@@ -24,4 +24,4 @@ def test_a_program_of_the_manual_runs(program: str) -> None:
 
 
 def test_the_pages_have_programs() -> None:
-    assert len(PROGRAMS) == 4
+    assert len(PROGRAMS) == 5

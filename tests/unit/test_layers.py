@@ -12,7 +12,7 @@ PACKAGE = ROOT / "python" / "wirt"
 
 # From the bottom up. A layer may use itself and earlier lines, but not its neighbours in the same line.
 PYTHON_LAYERS = [
-    {"_core", "errors", "threads"},
+    {"_core", "errors", "threads", "unix_socket"},
     {"devices", "storage", "network", "display"},
     {"machine"},
     {"vm"},

@@ -1,5 +1,5 @@
 use crate::Disk;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::sync::{Arc, Weak};
 
 /// A drive that wants to know at once what the host does to its slot.
@@ -24,7 +24,11 @@ struct State {
     open: bool,
     locked: bool,
     eject_wanted: bool,
+    moved: Option<Moved>,
 }
+
+/// Who is told where the tray is now.
+type Moved = Arc<dyn Fn(bool) + Send + Sync>;
 
 impl Medium {
     /// A slot with a disk in it, or without.
@@ -35,14 +39,19 @@ impl Medium {
     /// Takes out what is in the slot and puts in another disk, or none, and closes the tray; by force if the guest has
     /// locked it. What a drive is doing with the old one, it finishes.
     pub fn exchange(&self, disk: Option<Arc<dyn Disk>>) -> Option<Arc<dyn Disk>> {
-        let old = {
-            let mut state = self.state.lock();
-            state.changes += 1;
-            (state.open, state.eject_wanted) = (false, false);
-            std::mem::replace(&mut state.disk, disk)
-        };
+        let mut state = self.state.lock();
+        state.changes += 1;
+        state.eject_wanted = false;
+        let old = std::mem::replace(&mut state.disk, disk);
+        self.move_tray(state, false);
         self.announce();
         old
+    }
+
+    /// Has `moved` called with each movement of the tray, whoever moves it: true when it was opened. The drive may have
+    /// locks meanwhile, so that it waits for nothing.
+    pub fn on_move(&self, moved: impl Fn(bool) + Send + Sync + 'static) {
+        self.state.lock().moved = Some(Arc::new(moved));
     }
 
     /// Presses the button: asks the guest to let go of the disk.
@@ -80,9 +89,9 @@ impl Medium {
         *self.watcher.lock() = Some(watcher);
     }
 
-    /// For the drive: the guest opens or closes the tray.
+    /// The guest, by its drive, or the host opens or closes the tray.
     pub fn set_open(&self, open: bool) {
-        self.state.lock().open = open;
+        self.move_tray(self.state.lock(), open);
     }
 
     /// For the drive: the guest locks the medium, or lets go.
@@ -93,6 +102,15 @@ impl Medium {
     /// For the drive: whether the button was pressed since the last time it asked.
     pub fn take_eject_request(&self) -> bool {
         std::mem::take(&mut self.state.lock().eject_wanted)
+    }
+
+    fn move_tray(&self, mut state: MutexGuard<'_, State>, open: bool) {
+        let moved = if state.open == open { None } else { state.moved.clone() };
+        state.open = open;
+        drop(state);
+        if let Some(moved) = moved {
+            moved(open);
+        }
     }
 }
 
@@ -152,6 +170,19 @@ mod tests {
         assert_eq!(count.0.load(Ordering::SeqCst), 2);
         drop(count);
         assert!(medium.exchange(None).is_some());
+    }
+
+    #[test]
+    fn movements_of_the_tray_are_told_once_and_without_the_lock() {
+        let medium = Medium::new(Some(disk(2048)));
+        let (sender, moves) = std::sync::mpsc::channel();
+        let weak = Arc::downgrade(&medium);
+        medium.on_move(move |open| sender.send((open, weak.upgrade().unwrap().is_open())).unwrap());
+        medium.set_open(true);
+        medium.set_open(true);
+        medium.exchange(None);
+        medium.exchange(None);
+        assert_eq!(moves.try_iter().collect::<Vec<_>>(), [(true, true), (false, false)]);
     }
 
     #[test]

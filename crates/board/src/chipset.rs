@@ -145,6 +145,12 @@ impl Chipset {
         self.pm.press_power_button();
     }
 
+    /// Presses the NMI button: pulses the NMI pins of all processors. `false` where the accelerator has its own local
+    /// APICs, which get it from [`hv::Vcpu::pulse_nmi`].
+    pub fn press_nmi_button(&self) -> bool {
+        self.irqchip.as_ref().inspect(|irqchip| irqchip.pulse_nmi()).is_some()
+    }
+
     /// The keyboard controller, for keys and movements of the mouse.
     pub fn i8042(&self) -> &Arc<I8042> {
         &self.i8042

@@ -8,7 +8,7 @@ use crate::watchdog::{Finding, Watchdog, is_jump};
 use hv::{Bus, CpuState, Error, Exit, GuestMemory, InternalError, Kick, SegmentRegister, Vcpu};
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
-    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_run,
+    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_lapic_state, kvm_run,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::ptr::NonNull;
@@ -251,6 +251,14 @@ impl Vcpu for KvmVcpu {
         translate(&self.fd, linear)
     }
 
+    fn pulse_nmi(&mut self) -> Result<(), Error> {
+        let lapic = self.fd.get_lapic().map_err(failed("read the local APIC"))?;
+        if lint1_is_nmi(&lapic) {
+            self.fd.nmi().map_err(failed("raise an NMI"))?;
+        }
+        Ok(())
+    }
+
     fn statistics(&self) -> Vec<(String, u64)> {
         let Exits { pio_in, pio_out, mmio_read, mmio_write, interrupted, other } = self.exits;
         [
@@ -264,6 +272,15 @@ impl Vcpu for KvmVcpu {
         .map(|(name, count)| (name.to_string(), count))
         .into()
     }
+}
+
+/// Whether LINT1 of a local APIC is not masked and stands for an NMI. Intel SDM volume 3, section 12.5.1.
+fn lint1_is_nmi(lapic: &kvm_lapic_state) -> bool {
+    const LINT1: usize = 0x360;
+    const NMI: u8 = 4;
+    // The second byte has the delivery mode in its low three bits, the third the mask.
+    let [mode, mask] = [LINT1 + 1, LINT1 + 2].map(|at| lapic.regs[at] as u8);
+    mask & 1 == 0 && mode & 7 == NMI
 }
 
 impl Drop for KvmVcpu {

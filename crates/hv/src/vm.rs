@@ -110,6 +110,12 @@ pub trait Vcpu: Send {
     /// `None`: not mapped.
     fn translate(&mut self, linear: u64) -> Option<u64>;
 
+    /// A rising edge at the NMI pin (LINT1) of a processor whose local APIC is the accelerator's own
+    /// ([`Vm::interrupts`]). Intel SDM volume 3, section 12.5.1.
+    fn pulse_nmi(&mut self) -> Result<(), Error> {
+        Err(Error::Unavailable("this processor's NMI pin belongs to the board's local APIC".into()))
+    }
+
     /// Counters worth showing, by name (for `--accel-stats`); those of one kind are called `kind.name`.
     fn statistics(&self) -> Vec<(String, u64)>;
 }

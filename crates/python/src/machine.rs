@@ -119,6 +119,17 @@ impl Machine {
         Ok(())
     }
 
+    fn press_nmi_button(&self, py: Python<'_>) -> PyResult<()> {
+        if self.chipset()?.press_nmi_button() {
+            return Ok(());
+        }
+        py.detach(|| {
+            (0..self.machine.cpus()).try_for_each(|cpu| {
+                self.machine.with_vcpu(cpu, |vcpu| vcpu.pulse_nmi()).map_err(core_error)?.map_err(core_error)
+            })
+        })
+    }
+
     fn assign_pci_resources(&self) -> PyResult<()> {
         self.chipset()?.pci().assign_resources().map_err(core_error)
     }

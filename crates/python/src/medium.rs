@@ -4,6 +4,10 @@ use block::{Disk, RawFile};
 use pyo3::prelude::*;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+/// Movements of a tray that wait to be told.
+const MOST_MOVES: usize = 64;
 
 /// The slot of a drive with removable media.
 #[pyclass(frozen, module = "wirt._core")]
@@ -32,6 +36,31 @@ impl Medium {
 
     fn request_eject(&self) {
         self.medium.request_eject();
+    }
+
+    fn set_open(&self, py: Python<'_>, open: bool) {
+        py.detach(|| self.medium.set_open(open));
+    }
+
+    /// Calls `told` on a thread of its own: who moves a tray has locks that must not wait for the interpreter's.
+    fn watch(&self, told: Py<PyAny>) -> PyResult<()> {
+        let (sender, moves) = sync_channel::<bool>(MOST_MOVES);
+        let tell = move || {
+            // Until the slot, which has the other end, is gone.
+            for open in moves {
+                Python::try_attach(|py| {
+                    if let Err(error) = told.call1(py, (open,)) {
+                        error.write_unraisable(py, None);
+                    }
+                });
+            }
+        };
+        std::thread::Builder::new().name("tray".into()).spawn(tell)?;
+        self.medium.on_move(move |open| {
+            // What a guest does faster than somebody can be told of is lost.
+            let _ = sender.try_send(open);
+        });
+        Ok(())
     }
 
     #[getter]

@@ -46,6 +46,9 @@ COMMANDS: Final = {
     command.name: command
     for command in (
         Command("run", "run a virtual machine on this terminal"),
+        Command("ls", "list the machines that run"),
+        Command("stop", "power a machine off"),
+        Command("screenshot", "write a picture of a machine's screen"),
         Command("devices", "list the devices that a machine can have"),
         Command("doctor", "tell what this host offers, and what to do about the rest"),
         Command("completion", "print a shell's completion script"),

@@ -22,6 +22,7 @@ _EPILOG = """\
 examples:
   wirt run tiny                  boot the built-in guest to a shell
   wirt run --exec 'uname -a'     run one command in it
+  wirt ls                        the machines that run
   wirt doctor                    what this host offers
 
 exit status:

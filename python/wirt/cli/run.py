@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from wirt.cli import counters
+from wirt.cli import counters, monitored
+from wirt.cli.options import seconds
 from wirt.cli.session import Session
 from wirt.errors import Error, UsageError
 from wirt.machine.drives import CDROM_BUSES, DISK_BUSES
@@ -50,6 +51,7 @@ examples:
   wirt run --exec 'nproc; cat /proc/meminfo'   one command, its output, its status
   wirt run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 quiet'
   wirt run --kernel test.elf --device isa-debug-exit --timeout 60
+  wirt run --name web --disk web.img --serial none &    and later: wirt stop web
 
 exit status:
   0      the guest powered off, or Ctrl-a x
@@ -178,7 +180,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="auto (default) takes KVM if measuring finds that it runs guests on the processor",
     )
     running.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS", help="switch it off after that time, exit status 1"
+        "--timeout", type=seconds, metavar="SECONDS", help="switch it off after that time, exit status 1"
     )
     running.add_argument(
         "--on-io-error",
@@ -186,6 +188,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=IO_ERROR_ACTIONS,
         help="report (default) tells the guest; pause stops the machine until Ctrl-a c, and tries again",
     )
+    monitored.configure(running)
     running.add_argument("--no-reboot", action="store_true", help="a reset by the guest ends the machine")
     running.add_argument(
         "--accel-stats", action="store_true", help="in the end show the accelerator's counters on stderr"
@@ -214,13 +217,14 @@ def execute(arguments: argparse.Namespace) -> int:
         from_media = any(media) or arguments.firmware is not None
         if arguments.exec is not None or not from_media:
             arguments.guest = "tiny"
-    if arguments.exec is not None:
-        _check_output()
-        return _run_command(arguments)
-    return _run_machine(arguments)
+    with monitored.monitored(arguments) as serve:
+        if arguments.exec is not None:
+            _check_output()
+            return _run_command(arguments, serve)
+        return _run_machine(arguments, serve)
 
 
-def _run_machine(arguments: argparse.Namespace) -> int:
+def _run_machine(arguments: argparse.Namespace, serve: Callable[[VM], None]) -> int:
     wishes: list[str] = arguments.serial or [STDIO]
     on_stdio = wishes.index(STDIO) if STDIO in wishes else None
     if on_stdio is not None:
@@ -257,6 +261,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
         instruments=_instruments(arguments),
     )
     with contextlib.closing(vm):
+        serve(vm)
         _announce(vm, arguments)
         _tell_places(vm)
         session = Session(
@@ -294,7 +299,7 @@ def _append(arguments: argparse.Namespace, on_stdio: int | None) -> str | None:
     return append
 
 
-def _run_command(arguments: argparse.Namespace) -> int:
+def _run_command(arguments: argparse.Namespace, serve: Callable[[VM], None]) -> int:
     if arguments.guest not in (None, "tiny") or arguments.kernel is not None or arguments.initrd is not None:
         raise UsageError("--exec runs in the built-in guest tiny: leave other guests and kernels out.")
     for option in ("firmware", "nvram", "boot", "boot_menu", "cdrom", "floppy", "parallel", "vga", "display"):
@@ -305,6 +310,11 @@ def _run_command(arguments: argparse.Namespace) -> int:
             )
     if arguments.serial is not None:
         raise UsageError("--exec needs the serial console for itself: leave --serial out.")
+
+    def on_start(vm: VM) -> None:
+        serve(vm)
+        _announce(vm, arguments)
+
     completed = run(
         arguments.exec,
         append=arguments.append,
@@ -317,7 +327,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         devices=arguments.device,
         instruments=_instruments(arguments),
         timeout=arguments.timeout,
-        on_start=lambda vm: _announce(vm, arguments),
+        on_start=on_start,
         on_output=_write_output,
         on_end=lambda vm: _show_instruments(vm, arguments),
     )
@@ -437,13 +447,3 @@ def _cdrom(text: str) -> Cdrom:
     if not path:
         raise UsageError("--cdrom needs an image: write --cdrom FILE, or --cdrom none for an empty drive.")
     return Cdrom(None if path == "none" else Path(path), bus)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"{text!r} is no time: give a number of seconds above 0.")
-    return seconds

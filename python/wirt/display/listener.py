@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import socket
-import stat
 from typing import Final
 
+from wirt import unix_socket
 from wirt.errors import Error, UsageError
 
 _UNIX: Final = "unix:"
@@ -58,44 +56,21 @@ def is_private(listener: socket.socket) -> bool:
 
 def close(listener: socket.socket) -> None:
     """Stop listening; whoever waits in `accept` is woken. A unix socket's file is removed."""
+    if listener.family == socket.AF_UNIX:
+        unix_socket.close(listener)
+        return
     with contextlib.suppress(OSError):
         listener.shutdown(socket.SHUT_RDWR)
-    if listener.family == socket.AF_UNIX:
-        with contextlib.suppress(OSError):
-            os.unlink(listener.getsockname())
     listener.close()
 
 
 def _listen_unix(path: str, whom: str) -> socket.socket:
     if not path:
         raise UsageError("A unix socket has a path: write unix:PATH.")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_dead(path)
-        listener.bind(path)
-        # Nobody can connect before it listens.
-        os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)
-        listener.listen(_BACKLOG)
+        return unix_socket.listen(path)
     except OSError as error:
-        listener.close()
         raise Error(f"{whom} cannot be let in at {_UNIX}{path}: {error.strerror or error}.") from None
-    return listener
-
-
-def _remove_dead(path: str) -> None:
-    """Remove a socket that nobody listens at any more. Raises OSError when somebody does."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "there is a file already")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise OSError(errno.EADDRINUSE, "somebody listens there already")
 
 
 def _listening(listener: socket.socket, address: object) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -61,11 +62,17 @@ def open_floppy(path: Path, *, readonly: bool) -> tuple[int, int]:
 
 def _open(role: str, path: Path, readonly: bool) -> tuple[int, int]:
     """The locked descriptor, and how many bytes there are."""
-    flags = os.O_CLOEXEC | (os.O_RDONLY if readonly else os.O_RDWR)
+    # A named pipe is not waited for.
+    flags = os.O_CLOEXEC | os.O_NONBLOCK | (os.O_RDONLY if readonly else os.O_RDWR)
     try:
         fd = os.open(path, flags)
     except OSError as error:
         raise Error(f"The {role} {path} cannot be opened: {error.strerror}.") from error
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        os.close(fd)
+        raise Error(f"The {role} {path} is neither a regular file nor a block device: name one that is.")
+    os.set_blocking(fd, True)
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if readonly else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -6,6 +6,7 @@ from wirt.machine.pc import Instruments
 from wirt.vm.accelerator import Accelerator, choose
 from wirt.vm.cdrom import CdromDrive
 from wirt.vm.console import Console
+from wirt.vm.events import Event, Events
 from wirt.vm.floppy import FloppyDrive
 from wirt.vm.input import Keyboard, Mouse
 from wirt.vm.memory import Memory
@@ -28,6 +29,8 @@ __all__ = [
     "CompletedExec",
     "Console",
     "Disk",
+    "Event",
+    "Events",
     "Floppy",
     "FloppyDrive",
     "Instruments",

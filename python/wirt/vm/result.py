@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from wirt import _core
 
@@ -19,6 +19,10 @@ class Result(NamedTuple):
     reason: Reason
     exit_status: int
     message: str
+
+
+PANICKED: Final = Result("panicked", 1, "The guest's kernel panicked.")
+"""For a machine that is switched off since pvpanic told of it."""
 
 
 def result_of(event: _core.Event) -> Result:

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
 
 from wirt import _core
 from wirt.devices.device import Device
@@ -25,12 +25,13 @@ from wirt.vm import far_end
 from wirt.vm.accelerator import choose
 from wirt.vm.cdrom import CdromDrive
 from wirt.vm.console import HISTORY, Console
+from wirt.vm.events import Events
 from wirt.vm.floppy import FloppyDrive
 from wirt.vm.input import Keyboard, Mouse
 from wirt.vm.memory import Memory
 from wirt.vm.net import NetworkCard
 from wirt.vm.registers import entry_registers
-from wirt.vm.result import Result, result_of
+from wirt.vm.result import PANICKED, Reason, Result, result_of
 from wirt.vm.screen import Screen
 from wirt.vm.shell import CompletedExec, Shell
 from wirt.vm.spec import Spec, make_spec
@@ -46,7 +47,31 @@ TINY_CMDLINE: Final = "console=ttyS0 quiet"
 _SHORTAGE: Final = re.compile(r" \(os error (?:11|12|23|24|28)\)$")
 """How the core's text ends where the host had no more of it: EAGAIN, ENOMEM, ENFILE, EMFILE, ENOSPC."""
 
+_RESTART: Final = 5.0
+"""Seconds in which a machine that was reset has started again, for those who want something of it."""
+
 _open_machines: weakref.WeakSet[VM] = weakref.WeakSet()
+
+
+KillCause = Literal["host-ui", "host-signal", "host-qmp-quit"]
+ResetCause = Literal["guest-reset", "host-ui", "host-qmp-system-reset"]
+SHUTDOWN_CAUSES: Final[Mapping[Reason, str]] = {
+    "shutdown": "guest-shutdown",
+    "reset": "guest-reset",
+    "exit": "guest-shutdown",
+    "triple-fault": "guest-panic",
+    "halted": "guest-panic",
+    "panicked": "guest-panic",
+    "internal-error": "host-error",
+}
+"""What QMP's ShutdownCause is for how a machine ended by itself."""
+
+
+class Reset(NamedTuple):
+    """A reset that was asked for: by whom, and whether the machine was paused."""
+
+    cause: ResetCause
+    paused: bool
 
 
 class VM:
@@ -157,13 +182,19 @@ class VM:
             _check_descriptor("debug_port", debug_port)
         virtio_terminal = _core.Terminal(HISTORY)
         self._terminals = [*terminals, *printers, virtio_terminal]
+        self.events = Events()
+        """What happens to the machine: `events.subscribe(listener)` tells a program of it."""
         screen = _core.Screen()
         self.screen = Screen(screen if self.spec.vga else None, lambda: self._result is not None)
         """What the VGA card shows."""
         self.keyboard = Keyboard(lambda: self._running_machine)
         self.mouse = Mouse(lambda: self._running_machine)
-        self.cdroms = tuple(CdromDrive(cdrom.path) for cdrom in self.spec.cdroms)
+        self.cdroms = tuple(
+            CdromDrive(cdrom.path, f"cdrom{index}") for index, cdrom in enumerate(self.spec.cdroms)
+        )
         """The CD-ROM drives, in order."""
+        for drive in self.cdroms:
+            drive.watch(self.events)
         self.floppies = tuple(FloppyDrive(floppy) for floppy in self.spec.floppies)
         """The floppy drives, in order."""
         self.consoles = tuple(Console(terminal) for terminal in terminals)
@@ -179,11 +210,18 @@ class VM:
             Vcpu(lambda: self._open_pc.machine, index) for index in range(cpus)
         )
         self._shell = Shell(self.console)
-        # Guards `_pc`, `_result` and `_closing`; the supervisor replaces the machine after a guest's reset.
+        # Guards `_pc`, `_result`, `_closing`, `_kill_cause` and `_reset`; the supervisor replaces the machine
+        # after a reset.
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._result: Result | None = None
         self._closing = False
+        self._kill_cause: KillCause = "host-ui"
+        self._reset: Reset | None = None
+        """The reset that was asked for from outside, until the machine runs again."""
+        # Cleared while a machine that was reset is made anew.
+        self._steady = threading.Event()
+        self._steady.set()
         self._watchdog_expired = False
         self._panicked = False
         self._supervisor: threading.Thread | None = None
@@ -227,8 +265,9 @@ class VM:
         if self.state == "created":
             for end in self._far_ends.values():
                 end.start()
-        self._call(self._open_pc.machine.start)
+        self._call(lambda machine: machine.start())
         self._supervisor = named_thread("supervisor", self._supervise)
+        self.events.publish("RESUME")
         self._supervisor.start()
 
     def wait(self, timeout: float | None = None) -> Result:
@@ -248,36 +287,81 @@ class VM:
         if self._result is None and self._supervisor is not None:
             if self.state == "paused":
                 self.resume()
-            self._call(self._open_pc.machine.press_power_button)
+            self.power_button()
             with contextlib.suppress(WaitTimeout):
                 return self.wait(timeout)
         return self.kill()
 
-    def kill(self) -> Result:
-        """Switch the machine off, as when its power fails. Disks keep what was written."""
+    def kill(self, cause: KillCause = "host-ui") -> Result:
+        """Switch the machine off, as when its power fails. Disks keep what was written.
+
+        `cause` is the reason in the event SHUTDOWN.
+        """
         with self._lock:
-            self._closing = True
+            if not self._closing:
+                self._closing, self._kill_cause = True, cause
             if self._pc is not None:
                 self._pc.machine.kill()
         if self._supervisor is None:
             self._finish(Result("killed", 1, "The machine was switched off."))
         return self.wait()
 
+    def reset(self, cause: ResetCause = "host-ui") -> None:
+        """Start the machine again from its images, as by its reset button. A paused machine is paused
+        afterwards, before its first instruction.
+
+        Does not wait: the event RESET, whose reason is `cause`, tells that it is done. Raises Error unless
+        the machine runs or is paused.
+        """
+        with self._lock:
+            if self._result is not None or self._pc is None:
+                raise ClosedError("The machine has ended: it cannot be reset.")
+            if self._supervisor is None:
+                raise Error("The machine was not started: there is nothing to reset.")
+            if self._reset is None and self._steady.is_set():
+                self._reset = Reset(cause, paused=self._pc.machine.state in ("paused", "created"))
+                self._steady.clear()
+                self._pc.machine.kill()
+
+    def power_button(self) -> None:
+        """Press the power button, by which a guest is asked to power off. Does not wait."""
+        self._call(lambda machine: machine.press_power_button())
+        self.events.publish("POWERDOWN")
+
+    def nmi(self) -> None:
+        """Press the NMI button, which some guests answer with a dump of themselves: each processor gets an
+        NMI whose local APIC lets LINT1 be one. Linux lets the first.
+        """
+        self._call(lambda machine: machine.press_nmi_button())
+
     def pause(self) -> None:
         """Stop all vCPUs and return when they stand still. Raises Error unless the machine runs or is
         paused.
         """
-        self._call(self._open_pc.machine.pause)
+        if self.state != "paused":
+            self._call(lambda machine: machine.pause())
+            self.events.publish("STOP")
 
     def resume(self) -> None:
         """Let a paused machine run on."""
-        self._call(self._open_pc.machine.resume)
+        before = self.state
+        self._call(_resume if self._supervisor is not None else lambda machine: machine.resume())
+        if before == "paused":
+            self.events.publish("RESUME")
 
     @property
     def state(self) -> str:
         """created, running, paused or ended."""
-        pc = self._pc
-        return "ended" if pc is None else pc.machine.state
+        with self._lock:
+            pc, reset = self._pc, self._reset
+            if pc is None or self._result is not None:
+                return "ended"
+            state = pc.machine.state
+        if state == "created" and self._supervisor is not None:
+            return "paused"
+        if state == "ended" and not self._steady.is_set():
+            return "paused" if reset is not None and reset.paused else "running"
+        return state
 
     @property
     def result(self) -> Result | None:
@@ -353,7 +437,7 @@ class VM:
     def _connect(self, terminals: Sequence[_core.Terminal], printers: Sequence[_core.Terminal]) -> None:
         """Make the far ends of the serial and parallel ports."""
         spec = self.spec
-        drives = (*spec.disks, *spec.cdroms)
+        drives: list[Disk | Cdrom] = [*spec.disks, *spec.cdroms]
         images = [spec.kernel, spec.initrd, *(drive.path for drive in drives)]
         images += [floppy.path for floppy in spec.floppies if floppy is not None]
         used = [path for path in images if path is not None and not isinstance(path, bytes)]
@@ -420,19 +504,27 @@ class VM:
     def _told(self, device: str, event: str) -> None:
         """A device has something to tell, on a thread of the machine's: nothing here may wait for it."""
         if device == "disk":
+            self.events.publish("BLOCK_IO_ERROR", device="", action="stop", reason=event)
             self._log(f"A disk's request cannot be done ({event}): the machine is paused.")
             action = "pause"
         else:
             wishes = next(named.options for named in self.spec.named_devices if named.model == device)
             action = dict(wishes)["action"]
-        if device == "i6300esb":
-            self._watchdog_expired = True
-        if device == "pvpanic":
-            if event != "panicked":
+        match device, event:
+            case "i6300esb", _:
+                self._watchdog_expired = True
+                self.events.publish("WATCHDOG", action=action)
+            case "pvpanic", "panicked":
+                self.events.publish("GUEST_PANICKED", action="run" if action == "none" else action)
+                self._panicked = True
+                if action == "poweroff":
+                    self._open_pc.machine.kill()
+            case "pvpanic", "crashloaded":
+                # The guest deals with it.
+                self.events.publish("GUEST_CRASHLOADED", action="run")
                 return
-            self._panicked = True
-            if action == "poweroff":
-                self._open_pc.machine.kill()
+            case "pvpanic", _:
+                return
         if action == "pause":
             named_thread("pause", self._pause_quietly).start()
 
@@ -454,26 +546,41 @@ class VM:
         return pc
 
     def _supervise(self) -> None:
-        """Wait for the machine's end; after a guest's reset make it anew."""
+        """Wait for the machine's end; after a reset make it anew."""
         while True:
             event = self._open_pc.machine.wait()
             assert event is not None
-            if event.kind != "reset" or not self._reboot:
-                break
+            reset = self._reset_after(event)
             try:
-                if not self._restart():
+                if reset is None or not self._restart(reset):
                     break
             except Exception as error:
                 # Whatever it was: those who wait are told.
-                self._finish(Result("internal-error", 1, f"The machine cannot be started again. {error}"))
+                self._end(Result("internal-error", 1, f"The machine cannot be started again. {error}"))
                 return
+            self.events.publish("RESET", guest=reset.cause == "guest-reset", reason=reset.cause)
         result = result_of(event)
         if result.reason == "killed" and self._panicked and not self._closing:
-            result = Result("panicked", 1, "The guest's kernel panicked.")
-        self._finish(result)
+            result = PANICKED
+        self._end(result)
 
-    def _restart(self) -> bool:
-        """Replace the machine by a new one that runs; false when it was switched off meanwhile."""
+    def _reset_after(self, event: _core.Event) -> Reset | None:
+        """The reset that an event stands for; None: it is the machine's end."""
+        with self._lock:
+            reset = None
+            if event.kind == "reset" and self._reboot:
+                reset = Reset("guest-reset", paused=False)
+            elif event.kind == "killed":
+                reset = self._reset
+            if reset is None or self._closing:
+                return None
+            self._steady.clear()
+            return reset
+
+    def _restart(self, reset: Reset) -> bool:
+        """Replace the machine by a new one that runs, or is paused at its first instruction; false when it
+        was switched off meanwhile.
+        """
         self._open_pc.machine.close()
         for device in self.spec.devices:
             try:
@@ -487,8 +594,17 @@ class VM:
                 pc.machine.close()
                 return False
             self._pc = pc
-            pc.machine.start()
+            self._reset, self._panicked = None, False
+            if not reset.paused:
+                pc.machine.start()
+            self._steady.set()
         return True
+
+    def _end(self, result: Result) -> None:
+        """The supervisor's last act: tell that the machine has ended."""
+        cause = self._kill_cause if result.reason == "killed" else SHUTDOWN_CAUSES[result.reason]
+        self.events.publish("SHUTDOWN", guest=cause.startswith("guest-"), reason=cause)
+        self._finish(result)
 
     def _finish(self, result: Result) -> None:
         with self._lock:
@@ -497,13 +613,25 @@ class VM:
         for terminal in self._terminals:
             terminal.close()
         self._ended.set()
+        self._steady.set()
 
-    def _call(self, method: Callable[[], None]) -> None:
+    def _call(self, method: Callable[[_core.Machine], None]) -> None:
+        """Have the machine do something; one that was reset, when it is there again."""
+        if threading.current_thread() is not self._supervisor:
+            self._steady.wait(_RESTART)
         try:
-            method()
+            method(self._open_pc.machine)
         except _core.CoreError as error:
             kind = ClosedError if self._result is not None else Error
             raise kind(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+
+
+def _resume(machine: _core.Machine) -> None:
+    """Let a machine run that is paused, or was reset while it was."""
+    if machine.state == "created":
+        machine.start()
+    else:
+        machine.resume()
 
 
 def _cannot_be_made(reason: str) -> Error:

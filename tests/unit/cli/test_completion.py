@@ -41,6 +41,10 @@ def script(request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.Captur
     ("line", "expected"),
     [
         ("wirt d", {"devices", "doctor"}),
+        ("wirt st", {"stop"}),
+        ("wirt stop --f", {"--force"}),
+        ("wirt ls --format j", {"json"}),
+        ("wirt run --monitor u", {"unix:"}),
         ("wirt run --ac", {"--accel", "--accel-stats"}),
         ("wirt run --accel ", {"auto", "kvm", "recompiler"}),
         ("wirt run -q t", {"tiny"}),
@@ -96,6 +100,7 @@ def test_zsh_understands_its_script(script: Path) -> None:
         ("wirt run --disk=images/", "--disk=images/a.img !"),
         ("wirt run --disk my", "my\\ disk.img !"),
         ("wirt run --serial n", "--serial none !"),
+        ("wirt run --monitor unix:images/", "unix:images/a.img !"),
         ("wirt run --serial f", "--serial file:!"),
         ("wirt run --serial file:images/", "file:images/a.img !"),
     ],

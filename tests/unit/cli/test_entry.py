@@ -39,7 +39,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "Say what to do: run, devices, doctor, completion. See 'wirt --help'."),
+        ([], "Say what to do: run, ls, stop, screenshot, devices, doctor, completion. See 'wirt --help'."),
         (["rum"], "There is no command 'rum'. Did you mean run? See 'wirt --help'."),
         (["qqq"], "There is no command 'qqq'. See 'wirt --help'."),
         (["--nope"], "'wirt' has no option --nope. See 'wirt --help'."),
@@ -61,6 +61,11 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (["run", "--initrd", "x"], "An initrd needs a kernel: give --kernel"),
         (["run", "--exec", "ls", "--kernel", "x"], "--exec runs in the built-in guest tiny"),
         (["run", "--exec", "ls", "--serial", "none"], "--exec needs the serial console for itself"),
+        (["run", "--monitor", "tcp:x"], "'tcp:x' is no place for a monitor: write unix:FILE."),
+        (["run", "--monitor", "unix:"], "'unix:' is no place for a monitor: write unix:FILE."),
+        (["run", "--name", "a/b"], "'a/b' is no name for a machine: use at most 48 letters"),
+        (["stop"], "The following arguments are required: NAME|unix:FILE."),
+        (["stop", "web", "--timeout", "-1"], "'-1' is no time: give a number of seconds above 0."),
         (["completion", "tcsh"], "Argument bash|zsh|fish: invalid choice: 'tcsh'"),
     ],
 )
@@ -131,7 +136,9 @@ def test_a_broken_pipe_ends_silently_by_the_signal(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("words", ["--help", "-h", "run --help", "doctor -h", "completion -h"])
+@pytest.mark.parametrize(
+    "words", ["--help", "-h", "run --help", "doctor -h", "completion -h", "ls -h", "stop -h"]
+)
 def test_help_has_examples(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 0
     printed = capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""The machines of this host: those that run now, by their names."""
