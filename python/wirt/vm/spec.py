@@ -196,7 +196,12 @@ def _firmware(wish: str | os.PathLike[str] | None, *, boots: bool) -> rom.Firmwa
         wish = "seabios" if boots else "none"
     if wish == "none":
         return None
-    found = rom.find(os.fspath(wish))
+    name = os.fspath(wish)
+    found = rom.find(name)
+    if "/" not in name and not found.code.exists():
+        raise NotFoundError(
+            f"There is no firmware {name!r}: use {', '.join(rom.NAMED)}, none or the file of one."
+        )
     _check_file("firmware", found.code, writable=False)
     return found
 
