@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 SUITE: Final = "bookworm"
+MIRROR: Final = "http://deb.debian.org/debian"
+"""The release alone: mirrors of its updates are less often in order."""
 HOST_NAME: Final = "debian"
 _MIB: Final = 1 << 20
 _SECTOR: Final = 512
@@ -35,8 +37,17 @@ _BIOS_BOOT: Final = (1 * _MIB, 1 * _MIB)
 _ESP: Final = (2 * _MIB, 16 * _MIB)
 _ROOT: Final = (18 * _MIB, _SIZE - 19 * _MIB)
 """The last MiB has the second partition table."""
-_GRUB: Final = Path("/usr/lib/grub")
-_GRUB_MODULES: Final = ("part_gpt", "ext2", "search", "search_label", "normal", "configfile", "linux", "minicmd")
+GRUB: Final = Path("/usr/lib/grub")
+_GRUB_MODULES: Final = (
+    "part_gpt",
+    "ext2",
+    "search",
+    "search_label",
+    "normal",
+    "configfile",
+    "linux",
+    "minicmd",
+)
 _BOOT_IMG_KERNEL_SECTOR: Final = 0x5C
 """Where boot.img has the sector of core.img, 8 bytes. GRUB include/grub/i386/pc/boot.h."""
 _BOOT_IMG_CODE: Final = 440
@@ -93,8 +104,8 @@ TOOLS: Final = (
     Tool("sfdisk", "fdisk"),
     Tool("mformat", "mtools"),
     Tool("grub-mkimage", "grub-common"),
-    Tool(f"{_GRUB}/i386-pc/boot.img", "grub-pc-bin"),
-    Tool(f"{_GRUB}/x86_64-efi/kernel.img", "grub-efi-amd64-bin"),
+    Tool(f"{GRUB}/i386-pc/boot.img", "grub-pc-bin"),
+    Tool(f"{GRUB}/x86_64-efi/kernel.img", "grub-efi-amd64-bin"),
 )
 
 
@@ -143,11 +154,12 @@ def _grub_platforms(arch: str) -> tuple[str, ...]:
 
 def _install(tree: Path, arch: str, kernel: str) -> None:
     packages = [kernel, *_SYSTEM, *(["efibootmgr"] if arch == "amd64" else [])]
-    _run(
+    run(
         "mmdebstrap", "--mode=root", "--variant=minbase", f"--architectures={arch}",
         f"--include={','.join(packages)}",
         '--customize-hook=chroot "$1" passwd --delete root',
-        SUITE, str(tree),
+        "--aptopt=Acquire::Retries \"3\"",
+        SUITE, str(tree), MIRROR,
     )  # fmt: skip
 
 
@@ -159,7 +171,7 @@ def _configure(tree: Path, grub_platforms: Sequence[str]) -> None:
     grub = boot / "grub"
     for platform in grub_platforms:
         shutil.copytree(
-            _GRUB / platform, grub / platform, ignore=lambda _, names: [n for n in names if _not_loaded(n)]
+            GRUB / platform, grub / platform, ignore=lambda _, names: [n for n in names if _not_loaded(n)]
         )
     (grub / "grub.cfg").write_text(_GRUB_CFG.format(kernel=kernel, initrd=initrd))
 
@@ -179,7 +191,7 @@ def _grub_image(work: Path, platform: str) -> bytes:
     start, image = work / "start.cfg", work / f"grub-{platform}"
     start.write_text(_GRUB_START)
     modules = [*_GRUB_MODULES, *(["biosdisk"] if platform == "i386-pc" else ["fat", "efi_gop"])]
-    _run("grub-mkimage", "-O", platform, "-o", str(image), "-p", "/boot/grub", "-c", str(start), *modules)
+    run("grub-mkimage", "-O", platform, "-o", str(image), "-p", "/boot/grub", "-c", str(start), *modules)
     return image.read_bytes()
 
 
@@ -193,13 +205,13 @@ def _partition(disk: Path) -> None:
         (_ROOT, "0FC63DAF-8483-4772-8E79-3D69D8477DE4"),
     ):
         lines.append(f"start={offset // _SECTOR}, size={size // _SECTOR}, type={kind}")
-    _run("sfdisk", "--quiet", str(disk), stdin="\n".join(lines) + "\n")
+    run("sfdisk", "--quiet", str(disk), stdin="\n".join(lines) + "\n")
 
 
 def _put_root(disk: Path, tree: Path) -> None:
     offset, size = _ROOT
     # GRUB 2.06 does not know the feature metadata_csum_seed.
-    _run(
+    run(
         "mke2fs", "-q", "-t", "ext4", "-L", "root", "-O", "^metadata_csum_seed", "-d", str(tree),
         "-E", f"offset={offset}", str(disk), f"{size >> 10}k",
     )  # fmt: skip
@@ -209,12 +221,12 @@ def _put_esp(disk: Path, work: Path, loader: bytes | None) -> None:
     esp = work / "esp.img"
     with esp.open("wb") as file:
         file.truncate(_ESP[1])
-    _run("mformat", "-i", str(esp), "-T", str(_ESP[1] // _SECTOR), "-h", "16", "-s", "63", "::")
+    run("mformat", "-i", str(esp), "-T", str(_ESP[1] // _SECTOR), "-h", "16", "-s", "63", "::")
     if loader is not None:
         file_of_loader = work / "BOOTX64.EFI"
         file_of_loader.write_bytes(loader)
-        _run("mmd", "-i", str(esp), "::/EFI", "::/EFI/BOOT")
-        _run("mcopy", "-i", str(esp), str(file_of_loader), "::/EFI/BOOT/BOOTX64.EFI")
+        run("mmd", "-i", str(esp), "::/EFI", "::/EFI/BOOT")
+        run("mcopy", "-i", str(esp), str(file_of_loader), "::/EFI/BOOT/BOOTX64.EFI")
     with disk.open("r+b") as file:
         file.seek(_ESP[0])
         file.write(esp.read_bytes())
@@ -228,7 +240,7 @@ def _put_bios_boot(disk: Path, core: bytes) -> None:
     first, sectors = offset // _SECTOR, -(-len(core) // _SECTOR)
     loader = bytearray(core)
     struct.pack_into("<QH", loader, _CORE_IMG_BLOCKS, first + 1, sectors - 1)
-    boot = bytearray((_GRUB / "i386-pc" / "boot.img").read_bytes()[:_BOOT_IMG_CODE])
+    boot = bytearray((GRUB / "i386-pc" / "boot.img").read_bytes()[:_BOOT_IMG_CODE])
     struct.pack_into("<Q", boot, _BOOT_IMG_KERNEL_SECTOR, first)
     with disk.open("r+b") as file:
         file.write(boot)
@@ -241,7 +253,7 @@ def _program(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
 
 
-def _run(name: str, *arguments: str, stdin: str | None = None) -> None:
+def run(name: str, *arguments: str, stdin: str | None = None) -> None:
     done = subprocess.run(
         [_program(name) or name, *arguments], input=stdin, text=True, capture_output=True, check=False
     )
@@ -258,7 +270,9 @@ def main() -> int:
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("disk", type=Path, metavar="DISK", help="the raw image to make; one that exists is replaced")
+    parser.add_argument(
+        "disk", type=Path, metavar="DISK", help="the raw image to make; one that exists is replaced"
+    )
     parser.add_argument("--arch", choices=("amd64", "i386"), default="amd64")
     parser.add_argument("--kernel", choices=("cloud", "generic"), help="default: cloud, for i386 generic")
     wishes = parser.parse_args()
