@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-
 from tools import boot_disc, debian_disk
+
 from wirt.machine.tiny.cache import default_directory
 
 ALL_GUESTS: Final = pytest.mark.skipif(

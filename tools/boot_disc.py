@@ -2,7 +2,7 @@
 
     memtest             Memtest86+ by GRUB, by BIOS and by UEFI
     memtest32           the same, 32-bit
-    installer           Debian 12's installer by GRUB, by BIOS and by UEFI; menu entries: text, serial, graphical
+    installer           Debian 12's installer by GRUB, by BIOS and by UEFI; entries: text, serial, graphical
     installer32         the same for i386, by BIOS
     isolinux            isolinux with its prompt, and the installer's kernel as `linux`
 
@@ -52,9 +52,9 @@ def _installer(arch: str) -> Disc:
     images = Path("/usr/lib/debian-installer/images/12") / arch
     text, graphical = (images / kind / "debian-installer" / arch for kind in ("text", "gtk"))
     entries = (
-        ("text", "vga=normal", "initrd"),
-        ("serial", "console=ttyS0,115200", "initrd"),
-        ("graphical", "vga=788", "graphical"),
+        ("text", "vga=normal no_timer_check", "initrd"),
+        ("serial", "console=ttyS0,115200 no_timer_check", "initrd"),
+        ("graphical", "vga=788 no_timer_check", "graphical"),
     )
     return Disc(
         {
@@ -63,7 +63,8 @@ def _installer(arch: str) -> Disc:
             "boot/graphical": graphical / "initrd.gz",
         },
         "".join(
-            f'menuentry "{title}" --hotkey {title[0]} {{ linux /boot/linux {options}; initrd /boot/{initrd} }}\n'
+            f'menuentry "{title}" --hotkey {title[0]} {{\n'
+            f"    linux /boot/linux {options}\n    initrd /boot/{initrd}\n}}\n"
             for title, options, initrd in entries
         ),
         timeout=-1,
@@ -136,7 +137,7 @@ def _make_isolinux(tree: Path, disc: Path) -> None:
     )
     (boot / "isolinux.cfg").write_text(
         "PROMPT 1\nTIMEOUT 0\nSAY The prompt of isolinux\n"
-        "LABEL linux\n    KERNEL linux\n    INITRD initrd\n    APPEND vga=normal\n"
+        "LABEL linux\n    KERNEL linux\n    INITRD initrd\n    APPEND vga=normal no_timer_check\n"
     )
     run(
         "xorriso", "-as", "mkisofs", "-o", str(disc), "-b", "isolinux/isolinux.bin",

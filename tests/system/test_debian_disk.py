@@ -17,7 +17,10 @@ PATIENCE = 600.0
 """Seconds in which a guest on a busy machine boots or ends."""
 VARIABLE = "/sys/firmware/efi/efivars/Wirt-4b1e0f4c-6b0e-4c52-9a93-0c8f3b5d6a11"
 NON_VOLATILE = r"\7\0\0\0"
-"""NON_VOLATILE, BOOTSERVICE_ACCESS and RUNTIME_ACCESS, as efivarfs wants them in front. UEFI 2.10, section 8.2."""
+"""NON_VOLATILE, BOOTSERVICE_ACCESS and RUNTIME_ACCESS, as efivarfs wants them in front.
+
+UEFI 2.10, section 8.2.
+"""
 
 
 def log_in(vm: wirt.VM) -> None:
