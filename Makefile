@@ -14,7 +14,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find crates -type f)
 QUIET := $(shell test -t 2 || echo --quiet)
 RUFF_PATHS := python tests tools $(wildcard bench)
 
-.PHONY: run build test bench fmt lint test-rust test-python sanitize lock clean
+.PHONY: run build test guests bench fmt lint test-rust test-python sanitize lock clean
 .DEFAULT_GOAL := build
 
 run: build
@@ -36,6 +36,12 @@ test-rust: $(VENV)/test
 
 test-python: $(VENV)/test build
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+# Real operating systems that take minutes to boot; `make test` boots the others.
+guests: $(VENV)/test build
+	@tools/prepare guests
+	WIRT_GUESTS=1 $(BIN)/pytest --numprocesses=2 --dist=load tests/system/test_debian_disk.py \
+		tests/system/test_boot_discs.py
 
 # The Rust core under AddressSanitizer, which the stable compiler has and hides. The models' generators leak
 # their roots, and some tests have signal stacks of their own.
