@@ -335,7 +335,8 @@ impl PciBus {
         let offset = register + lane;
         slot.configuration.read(offset, data);
         if slot.intx.as_ref().is_some_and(Intx::asserted) {
-            for (_, byte) in (offset..).zip(data.iter_mut()).filter(|(at, _)| *at == register::STATUS) {
+            let from = u16::from(offset);
+            for (_, byte) in (from..).zip(data.iter_mut()).filter(|(at, _)| *at == register::STATUS.into()) {
                 *byte |= STATUS_INTERRUPT as u8;
             }
         }

@@ -274,6 +274,7 @@ fn intx_shows_in_the_status_and_obeys_the_command_register() {
     let intx = probe.intx.lock().clone().unwrap();
     intx.set(true);
     assert_eq!(board.config(2, 0x06, 2) & 8, 8);
+    assert_eq!(board.config(2, 0xFC, 4), 0, "the last register");
     board.set_config(2, 0x04, 2, 0x400);
     board.set_config(2, 0x04, 2, 0);
     board.set_config(1, 0x61, 1, 0x0B);
