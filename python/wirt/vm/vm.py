@@ -16,7 +16,7 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
-from wirt.machine.drives import Disk
+from wirt.machine.drives import Cdrom, Disk
 from wirt.machine.pc import NO_INSTRUMENTS, FarEnds, Instruments, Pc, PcConfig, assemble
 from wirt.storage.nvram import open_variables
 from wirt.threads import named_thread
@@ -117,7 +117,7 @@ class VM:
         cpus: int = 1,
         cpu: str = "host",
         disks: Sequence[str | os.PathLike[str] | Disk] = (),
-        cdroms: Sequence[str | os.PathLike[str] | None] = (),
+        cdroms: Sequence[str | os.PathLike[str] | Cdrom | None] = (),
         vga: bool | None = None,
         display: str | None = None,
         accel: str = "auto",
@@ -177,7 +177,9 @@ class VM:
         """What the VGA card shows."""
         self.keyboard = Keyboard(lambda: self._running_machine)
         self.mouse = Mouse(lambda: self._running_machine)
-        self.cdroms = tuple(CdromDrive(path, f"cdrom{index}") for index, path in enumerate(self.spec.cdroms))
+        self.cdroms = tuple(
+            CdromDrive(cdrom.path, f"cdrom{index}") for index, cdrom in enumerate(self.spec.cdroms)
+        )
         """The CD-ROM drives, in order."""
         for drive in self.cdroms:
             drive.watch(self.events)
@@ -417,6 +419,7 @@ class VM:
             boot_menu=spec.boot_menu,
             serial_firmware=serial_firmware,
             disks=spec.disks,
+            cdrom_buses=[cdrom.bus for cdrom in spec.cdroms],
             vga=spec.vga,
             devices=spec.devices,
             named_devices=spec.named_devices,
