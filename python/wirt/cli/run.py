@@ -14,8 +14,8 @@ from typing import Final
 from wirt.cli import counters
 from wirt.cli.session import Session
 from wirt.errors import Error, UsageError
-from wirt.machine.drives import DISK_BUSES
-from wirt.vm import VM, Disk, Floppy, Instruments, far_end, run
+from wirt.machine.drives import CDROM_BUSES, DISK_BUSES
+from wirt.vm import VM, Cdrom, Disk, Floppy, Instruments, far_end, run
 from wirt.vm.accelerator import ACCELERATORS
 from wirt.vm.spec import CPU_MODELS
 from wirt.vm.vm import IO_ERROR_ACTIONS
@@ -103,7 +103,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_disk,
-        metavar="FILE[,ro][,bus=virtio|ide]",
+        metavar="FILE[,ro][,bus=virtio|ide|ahci|scsi]",
         help="a raw image or a block device, ro: read-only, bus: what it hangs on (default: virtio); may be "
         "given "
         "several times",
@@ -113,8 +113,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_cdrom,
-        metavar="FILE|none",
-        help="a CD-ROM drive with this image, or an empty one; may be given several times",
+        metavar="FILE|none[,bus=ide|ahci|scsi]",
+        help="a CD-ROM drive with this image, or an empty one, and what it hangs on (default: ide); may be "
+        "given several times",
     )
     machine.add_argument(
         "--floppy",
@@ -408,8 +409,19 @@ def _floppy(text: str) -> Floppy | None:
     return None if text == "none" else Floppy(Path(path), readonly=path != text)
 
 
-def _cdrom(text: str) -> Path | None:
-    return None if text == "none" else Path(text)
+def _cdrom(text: str) -> Cdrom:
+    path, bus = text, CDROM_BUSES[0]
+    rest, comma, word = path.rpartition(",")
+    if comma and word.startswith("bus="):
+        known = next((bus for bus in CDROM_BUSES if word == f"bus={bus}"), None)
+        if known is None:
+            raise UsageError(
+                f"A CD-ROM drive hangs on no {word.removeprefix('bus=')!r}: use {' or '.join(CDROM_BUSES)}."
+            )
+        path, bus = rest, known
+    if not path:
+        raise UsageError("--cdrom needs an image: write --cdrom FILE, or --cdrom none for an empty drive.")
+    return Cdrom(None if path == "none" else Path(path), bus)
 
 
 def _seconds(text: str) -> float:

@@ -111,6 +111,28 @@ MODELS: Final = {
             "comes by --disk FILE,bus=ide",
             (_READONLY,),
         ),
+        Model(
+            "virtio-scsi",
+            "SCSI host with up to 256 targets: disks, CD-ROM drives",
+            "comes with a disk or CD-ROM drive on it",
+        ),
+        Model("scsi-disk", "disk on virtio-scsi", "comes by --disk FILE,bus=scsi", (_READONLY,)),
+        Model(
+            "scsi-cdrom",
+            "CD-ROM drive on virtio-scsi",
+            "comes by --cdrom FILE,bus=scsi or --cdrom none,bus=scsi",
+        ),
+        Model(
+            "ahci",
+            "AHCI adapter (ICH9) with six ports: disks with NCQ, CD-ROM drives",
+            "comes with a disk or CD-ROM drive on it",
+        ),
+        Model("ahci-disk", "ATA disk on the AHCI adapter", "comes by --disk FILE,bus=ahci", (_READONLY,)),
+        Model(
+            "ahci-cdrom",
+            "ATAPI CD-ROM drive on the AHCI adapter",
+            "comes by --cdrom FILE,bus=ahci or --cdrom none,bus=ahci",
+        ),
         Model("ide-cdrom", "ATAPI CD-ROM drive on the IDE function", "comes by --cdrom FILE or --cdrom none"),
         Model(
             "floppy",

@@ -14,7 +14,17 @@ from wirt.devices.fw_cfg import MAX_NAME, MAX_SIZE
 from wirt.errors import CapacityError, NotFoundError, UsageError
 from wirt.machine import hardware, rom
 from wirt.machine.acpi import PARALLEL_PORTS, SERIAL_PORTS
-from wirt.machine.drives import BOOT_ORDER, MAX_FLOPPIES, BootKind, Disk, Floppy, ide_places
+from wirt.machine.drives import (
+    BOOT_ORDER,
+    MAX_FLOPPIES,
+    BootKind,
+    Cdrom,
+    Disk,
+    Floppy,
+    ahci_ports,
+    ide_places,
+    scsi_targets,
+)
 from wirt.machine.firmware import USER_PREFIX
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
 from wirt.machine.pc import MAX_DISKS
@@ -44,8 +54,8 @@ class Spec(NamedTuple):
     cpus: int
     cpu: str
     disks: tuple[Disk, ...]
-    cdroms: tuple[Path | None, ...]
-    """What is in each CD-ROM drive at the start."""
+    cdroms: tuple[Cdrom, ...]
+    """The CD-ROM drives, and what is in each at the start."""
     floppies: tuple[Floppy | None, ...]
     """What is in each floppy drive at the start."""
     serials: tuple[far_end.Wish, ...]
@@ -72,7 +82,7 @@ def make_spec(
     cpus: int,
     cpu: str,
     disks: Sequence[str | os.PathLike[str] | Disk],
-    cdroms: Sequence[str | os.PathLike[str] | None] = (),
+    cdroms: Sequence[str | os.PathLike[str] | Cdrom | None] = (),
     floppies: Sequence[str | os.PathLike[str] | Floppy | None] = (),
     serials: Sequence[int | str | None] = (None,),
     parallels: Sequence[int | str | None] = (),
@@ -115,9 +125,14 @@ def make_spec(
         if one.model == other.model:
             raise UsageError(f"A machine has one {one.model} at most: leave the others out.")
     checked_disks = _disks(disks)
-    discs = tuple(None if cdrom is None else _cdrom(Path(cdrom)) for cdrom in cdroms)
-    ide_places(sum(disk.bus == "ide" for disk in checked_disks), len(discs))
-    boots = guest is None and kernel is None and bool(disks or discs or floppies)
+    checked_cdroms = tuple(_cdrom(cdrom) for cdrom in cdroms)
+    ide_places(
+        sum(disk.bus == "ide" for disk in checked_disks), sum(cdrom.bus == "ide" for cdrom in checked_cdroms)
+    )
+    drives: list[Disk | Cdrom] = [*checked_disks, *checked_cdroms]
+    ahci_ports(sum(drive.bus == "ahci" for drive in drives))
+    scsi_targets(sum(drive.bus == "scsi" for drive in drives))
+    boots = guest is None and kernel is None and bool(disks or cdroms or floppies)
     found = _firmware(firmware, boots=boots)
     if nvram is not None and (found is None or found.variables is None):
         raise UsageError(
@@ -138,7 +153,7 @@ def make_spec(
         cpus=_cpus(cpus),
         cpu=_cpu(cpu),
         disks=checked_disks,
-        cdroms=discs,
+        cdroms=checked_cdroms,
         floppies=_floppies(floppies),
         serials=_ports("COM", serials, far_end.SERIAL_KINDS, range(1, len(SERIAL_PORTS) + 1)),
         parallels=_ports("LPT", parallels, far_end.PARALLEL_KINDS, range(len(PARALLEL_PORTS) + 1)),
@@ -248,9 +263,11 @@ def _nvram(path: Path) -> Path:
     return path
 
 
-def _cdrom(path: Path) -> Path:
-    _check_file("CD-ROM image", path, writable=False, block_device=True)
-    return path
+def _cdrom(wish: str | os.PathLike[str] | Cdrom | None) -> Cdrom:
+    cdrom = wish if isinstance(wish, Cdrom) else Cdrom(None if wish is None else Path(wish))
+    if cdrom.path is not None:
+        _check_file("CD-ROM image", cdrom.path, writable=False, block_device=True)
+    return cdrom
 
 
 def _floppies(wishes: Sequence[str | os.PathLike[str] | Floppy | None]) -> tuple[Floppy | None, ...]:

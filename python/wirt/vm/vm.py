@@ -16,7 +16,7 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
-from wirt.machine.drives import Disk, Floppy
+from wirt.machine.drives import Cdrom, Disk, Floppy
 from wirt.machine.pc import NO_INSTRUMENTS, FarEnds, Instruments, Pc, PcConfig, assemble
 from wirt.storage.nvram import open_variables
 from wirt.threads import named_thread
@@ -96,7 +96,7 @@ class VM:
         cpus: int = 1,
         cpu: str = "host",
         disks: Sequence[str | os.PathLike[str] | Disk] = (),
-        cdroms: Sequence[str | os.PathLike[str] | None] = (),
+        cdroms: Sequence[str | os.PathLike[str] | Cdrom | None] = (),
         vga: bool | None = None,
         display: str | None = None,
         accel: str = "auto",
@@ -158,7 +158,7 @@ class VM:
         """What the VGA card shows."""
         self.keyboard = Keyboard(lambda: self._running_machine)
         self.mouse = Mouse(lambda: self._running_machine)
-        self.cdroms = tuple(CdromDrive(path) for path in self.spec.cdroms)
+        self.cdroms = tuple(CdromDrive(cdrom.path) for cdrom in self.spec.cdroms)
         """The CD-ROM drives, in order."""
         self.floppies = tuple(FloppyDrive(floppy) for floppy in self.spec.floppies)
         """The floppy drives, in order."""
@@ -341,7 +341,8 @@ class VM:
     def _connect(self, terminals: Sequence[_core.Terminal], printers: Sequence[_core.Terminal]) -> None:
         """Make the far ends of the serial and parallel ports."""
         spec = self.spec
-        images = [spec.kernel, spec.initrd, *spec.cdroms, *(disk.path for disk in spec.disks)]
+        images = [spec.kernel, spec.initrd, *(disk.path for disk in spec.disks)]
+        images += [cdrom.path for cdrom in spec.cdroms]
         images += [floppy.path for floppy in spec.floppies if floppy is not None]
         used = [path for path in images if path is not None and not isinstance(path, bytes)]
         for name, wishes, ends in (("COM", spec.serials, terminals), ("LPT", spec.parallels, printers)):
@@ -379,6 +380,7 @@ class VM:
             boot_menu=spec.boot_menu,
             serial_firmware=serial_firmware,
             disks=spec.disks,
+            cdrom_buses=[cdrom.bus for cdrom in spec.cdroms],
             vga=spec.vga,
             devices=spec.devices,
             named_devices=spec.named_devices,
