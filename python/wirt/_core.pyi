@@ -312,6 +312,13 @@ class Machine:
         """Add a virtio disk over a duplicate of `fd` at PCI slot 2 to 31. `serial`: at most 20 ASCII
         bytes.
         """
+    def add_scsi(
+        self, slot: int, name: str, targets: Sequence[tuple[int, tuple[int, bool, str] | tuple[Medium, str]]]
+    ) -> None:
+        """Add a virtio SCSI host with targets 0 to 255, each with one unit.
+
+        A disk is (descriptor, read-only, serial number), a CD-ROM drive (slot, serial number).
+        """
     def add_net(self, slot: int, name: str, mac: bytes, network: Network, rom: bytes) -> None:
         """Add a virtio network card. `mac` are 6 bytes; an empty `rom` is none."""
     def add_e1000(self, slot: int, name: str, mac: bytes, network: Network, rom: bytes) -> None:
@@ -326,6 +333,13 @@ class Machine:
         """
     def add_ide(self, drives: Sequence[tuple[int, bool, str] | tuple[Medium, str] | None]) -> None:
         """Add the IDE function with four drives, of the primary and then the secondary channel.
+
+        A disk is (descriptor, read-only, serial number), a CD-ROM drive (slot, serial number).
+        """
+    def add_ahci(
+        self, slot: int, name: str, drives: Sequence[tuple[int, bool, str] | tuple[Medium, str] | None]
+    ) -> None:
+        """Add an AHCI adapter with the drives of its six ports.
 
         A disk is (descriptor, read-only, serial number), a CD-ROM drive (slot, serial number).
         """
@@ -361,6 +375,10 @@ class Machine:
     def pause(self) -> None:
         """Stop all vCPUs and return when they stand still."""
     def resume(self) -> None: ...
+    def wait_on_io_errors(self, told: Callable[[str], None]) -> None:
+        """From now on have requests of disks that are added wait, where the host cannot do them, until the
+        machine is resumed. `told` is called with the system's reason when one begins to, on its thread.
+        """
     def kill(self) -> None:
         """End the machine now. Returns at once."""
     def close(self) -> None:

@@ -1,12 +1,11 @@
 use crate::device::PyDevice;
 use crate::errors::core_error;
-use crate::machine::Machine;
+use crate::machine::{Machine, tell};
 use crate::medium::Medium;
 use crate::pci_devices;
 use crate::screen::Screen;
 use crate::terminal::{Terminal, duplicate};
-use ata::{Attachment, Ide};
-use block::RawFile;
+use ata::{AHCI_PORTS, Ahci, Attachment, Ide};
 use board::{
     ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, I6300esb, PVPANIC_PORT, PanicEvent, PcTestdev,
     Pflash, Pvpanic, Uart, WatchdogAction,
@@ -14,13 +13,14 @@ use board::{
 use hv::Region;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use scsi::{Cdrom, DirectAccess, Interface, LogicalUnit};
 use std::fs::File;
 use std::sync::Arc;
 use vga::Vga;
-use virtio::{Blk, BlkOptions, Rng};
+use virtio::{Blk, BlkOptions, Rng, Scsi, ScsiOptions, Target};
 
-/// What is attached to a place of an IDE channel: a disk (descriptor, read-only, serial number), or a CD-ROM drive (its
-/// slot, serial number).
+/// What is attached to a place of an IDE channel or to an AHCI port, or is a SCSI target: a disk (descriptor, read-only,
+/// serial number), or a CD-ROM drive (its slot, serial number).
 #[derive(FromPyObject)]
 enum Drive<'py> {
     Disk(i32, bool, String),
@@ -52,10 +52,15 @@ impl Machine {
     }
 
     fn add_disk(&self, slot: u8, name: &str, fd: i32, readonly: bool, serial: String) -> PyResult<()> {
-        let disk = RawFile::new(File::from(duplicate(fd)?), readonly)
-            .map_err(|error| core_error(format!("the size of disk {name} cannot be found: {error}")))?;
-        let disk = Blk::new(name, Arc::new(disk), BlkOptions { serial, queues: 1 }).map_err(core_error)?;
+        let disk = Blk::new(name, self.disk(fd, readonly)?, BlkOptions { serial, queues: 1 }).map_err(core_error)?;
         pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(disk)).map_err(core_error)
+    }
+
+    fn add_scsi(&self, slot: u8, name: &str, targets: Vec<(u8, Drive<'_>)>) -> PyResult<()> {
+        let targets = targets.into_iter().map(|(id, drive)| Ok(Target { id, unit: self.unit(drive)? }));
+        let targets = targets.collect::<PyResult<Vec<_>>>()?;
+        let scsi = Scsi::new(name, targets, ScsiOptions::default()).map_err(core_error)?;
+        pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(scsi)).map_err(core_error)
     }
 
     fn add_rng(&self, slot: u8, name: &str) -> PyResult<()> {
@@ -101,10 +106,19 @@ impl Machine {
 
     fn add_ide(&self, drives: [Option<Drive<'_>>; 4]) -> PyResult<()> {
         let [a, b, c, d] = drives;
-        let drives = [attachment(a)?, attachment(b)?, attachment(c)?, attachment(d)?];
+        let drives = [self.attachment(a)?, self.attachment(b)?, self.attachment(c)?, self.attachment(d)?];
         let (machine, chipset) = (self.board(), self.chipset()?);
         Ide::insert(drives, machine.memory(), machine.buses(), chipset.pci(), chipset.lines()).map_err(core_error)?;
         Ok(())
+    }
+
+    fn add_ahci(&self, slot: u8, name: &str, drives: [Option<Drive<'_>>; AHCI_PORTS]) -> PyResult<()> {
+        let mut attached = [const { None }; AHCI_PORTS];
+        for (place, drive) in attached.iter_mut().zip(drives) {
+            *place = self.attachment(drive)?;
+        }
+        let ahci = Ahci::new(name, attached, self.board().memory()).map_err(core_error)?;
+        self.chipset()?.pci().add(slot, 0, ahci).map_err(core_error)
     }
 
     fn add_flash(&self, name: &str, address: u64, size: u64, offset: u64, fd: i32, readonly: bool) -> PyResult<()> {
@@ -155,22 +169,23 @@ impl Machine {
     }
 }
 
-/// Calls what Python has given; what it raises is reported as what a thread raises.
-fn tell(told: &Py<PyAny>, event: &str) {
-    Python::try_attach(|py| {
-        if let Err(error) = told.call1(py, (event,)) {
-            error.write_unraisable(py, None);
-        }
-    });
-}
+impl Machine {
+    fn unit(&self, drive: Drive<'_>) -> PyResult<Box<dyn LogicalUnit>> {
+        Ok(match drive {
+            Drive::Disk(fd, readonly, serial) => {
+                Box::new(DirectAccess::new(self.disk(fd, readonly)?, serial).map_err(core_error)?)
+            }
+            Drive::Cdrom(medium, serial) => Box::new(Cdrom::new(medium.medium.clone(), serial, Interface::Scsi)),
+        })
+    }
 
-fn attachment(drive: Option<Drive<'_>>) -> PyResult<Option<Attachment>> {
-    Ok(match drive {
-        None => None,
-        Some(Drive::Disk(fd, readonly, serial)) => {
-            let disk = RawFile::new(File::from(duplicate(fd)?), readonly)?;
-            Some(Attachment::Disk { disk: Arc::new(disk), serial })
-        }
-        Some(Drive::Cdrom(medium, serial)) => Some(Attachment::Cdrom { medium: medium.medium.clone(), serial }),
-    })
+    fn attachment(&self, drive: Option<Drive<'_>>) -> PyResult<Option<Attachment>> {
+        Ok(match drive {
+            None => None,
+            Some(Drive::Disk(fd, readonly, serial)) => {
+                Some(Attachment::Disk { disk: self.disk(fd, readonly)?, serial })
+            }
+            Some(Drive::Cdrom(medium, serial)) => Some(Attachment::Cdrom { medium: medium.medium.clone(), serial }),
+        })
+    }
 }

@@ -74,8 +74,8 @@ impl Frame {
 
     #[getter]
     fn pixels<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        let bytes: Vec<u8> =
-            py.detach(|| self.with_pixels(|pixels, _, _| pixels.iter().flat_map(|pixel| pixel.to_le_bytes()).collect()));
+        let bytes: Vec<u8> = py
+            .detach(|| self.with_pixels(|pixels, _, _| pixels.iter().flat_map(|pixel| pixel.to_le_bytes()).collect()));
         PyBytes::new(py, &bytes)
     }
 

@@ -11,6 +11,7 @@ pub enum DeviceType {
     Block = 2,
     Console = 3,
     Entropy = 4,
+    Scsi = 8,
 }
 
 /// One kind of virtio device: what its registers show and what its requests mean.

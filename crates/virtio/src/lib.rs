@@ -19,6 +19,7 @@ mod net;
 mod pci;
 mod queue;
 mod rng;
+mod scsi;
 mod transport;
 mod worker;
 
@@ -31,6 +32,7 @@ pub use net::{Net, NetOptions};
 pub use pci::{VirtioPci, layout};
 pub use queue::{Queue, QueueError, QueueLayout};
 pub use rng::Rng;
+pub use scsi::{Scsi, ScsiOptions, Target};
 
 /// Feature bits that concern every device. virtio 1.2, chapter 6.
 pub mod feature {

@@ -1,14 +1,15 @@
 //! A whole machine's devices, saved and loaded into a machine made anew.
 #![allow(missing_docs)]
 
-use block::RawFile;
+use block::{Medium, RawFile};
 use board::{Buses, Chipset, CmosConfig, Machine, Terminal, Uart};
 use hv::{Bus, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Region, Vcpu, Vm};
 use net::NullBackend;
 use proptest::prelude::*;
+use scsi::{Cdrom, DirectAccess, Interface};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use virtio::{Blk, BlkOptions, Console, Net, NetOptions, Rng, VirtioDevice, VirtioPci};
+use virtio::{Blk, BlkOptions, Console, Net, NetOptions, Rng, Scsi, ScsiOptions, Target, VirtioDevice, VirtioPci};
 
 const RAM: u64 = 4 << 20;
 const COM1: u16 = 0x3F8;
@@ -57,10 +58,15 @@ impl Board {
         file.set_len(1 << 20).unwrap();
         let disk = Arc::new(RawFile::new(file, false).unwrap());
         let options = NetOptions { mac: [2, 0, 0, 0, 0, 1], mtu: None };
-        let devices: [Arc<dyn VirtioDevice>; 4] = [
+        let targets = vec![
+            Target { id: 4, unit: Box::new(DirectAccess::new(disk.clone(), String::new()).unwrap()) },
+            Target { id: 9, unit: Box::new(Cdrom::new(Medium::new(None), String::new(), Interface::Scsi)) },
+        ];
+        let devices: [Arc<dyn VirtioDevice>; 5] = [
             Arc::new(Rng::new("rng0")),
             Arc::new(Console::new("console0", Box::new(|_| ()))),
             Arc::new(Net::new("net0", options, Arc::new(NullBackend))),
+            Arc::new(Scsi::new("scsi0", targets, ScsiOptions::default()).unwrap()),
             Arc::new(Blk::new("disk0", disk, BlkOptions::default()).unwrap()),
         ];
         for (slot, device) in (2..).zip(devices) {

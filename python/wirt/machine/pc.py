@@ -68,10 +68,14 @@ class PcConfig(NamedTuple):
     cpu: str = "host"
     instruments: Instruments = NO_INSTRUMENTS
     disks: Sequence[Disk] = ()
+    cdrom_buses: Sequence[drives.CdromBus] = ()
+    """What each of the CD-ROM drives hangs on."""
     nets: Sequence[nets.Card] = ()
     vga: bool = False
     devices: Sequence[Device] = ()
     named_devices: Sequence[hardware.NamedDevice] = ()
+    pause_on_io_error: bool = False
+    """A disk's request that the host cannot do waits until the machine is resumed; `told` hears of it."""
     told: Callable[[str, str], None] = lambda device, event: None
     """Called from any thread when a device has something to tell: its model, and a word."""
     debug_port: int | None = None
@@ -121,12 +125,17 @@ def assemble(config: PcConfig, ends: FarEnds, *, watchdog_expired: bool = False)
         firmware=behind.low_firmware,
     )
     try:
+        if config.pause_on_io_error:
+            machine.wait_on_io_errors(lambda reason: config.told("disk", reason))
         machine.add_hpet()
         machine.add_uart("COM1", COM1_PORT, COM1_IRQ, ends.com1)
         machine.add_rng(RNG_SLOT, "rng0")
         machine.add_console(CONSOLE_SLOT, ends.virtio_console)
         slots = iter(range(LAST_SLOT, FIRST_DISK_SLOT + _virtio_disks(config) - 1, -1))
-        boot_paths = {**_add_drives(machine, config, ends), "net": _add_nets(machine, config, ends, slots)}
+        boot_paths = {
+            "net": _add_nets(machine, config, ends, slots),
+            **_add_drives(machine, config, ends, slots),
+        }
         if behind.vram is not None:
             bios = rom.read_rom(rom.vga_bios())
             machine.add_vga(_next(slots), ends.screen, behind.vram, backing.VRAM_SIZE, bios)
@@ -162,23 +171,39 @@ def _next(slots: Iterator[int]) -> int:
 
 
 def _add_drives(
-    machine: _core.Machine, config: PcConfig, ends: FarEnds
+    machine: _core.Machine, config: PcConfig, ends: FarEnds, slots: Iterator[int]
 ) -> Mapping[drives.BootKind, Sequence[str]]:
     """Add disks and CD-ROM drives; return the paths by which firmware knows them."""
-    on_ide = [disk for disk in config.disks if disk.bus == "ide"]
-    ide: list[str] = []
-    cdroms: list[str] = []
-    if on_ide or ends.cdroms or config.firmware is not None:
-        ide, cdroms = drives.add_ide(machine, on_ide, ends.cdroms)
-    next_ide, slot = iter(ide), FIRST_DISK_SLOT
-    disks = []
-    for index, disk in enumerate(config.disks):
-        if disk.bus == "ide":
-            disks.append(next(next_ide))
-        else:
-            disks.append(drives.add_virtio_disk(machine, slot, index, disk))
-            slot += 1
-    return {"disk": disks, "cdrom": cdroms}
+
+    def on(bus: drives.Bus) -> tuple[list[Disk], list[_core.Medium]]:
+        media = [
+            medium for medium, other in zip(ends.cdroms, config.cdrom_buses, strict=True) if other == bus
+        ]
+        return [disk for disk in config.disks if disk.bus == bus], media
+
+    ide = on("ide")
+    disk_paths: dict[drives.Bus, Iterator[str]] = {}
+    cdrom_paths: dict[drives.Bus, Iterator[str]] = {}
+    if any(ide) or config.firmware is not None:
+        found = drives.add_ide(machine, *ide)
+        disk_paths["ide"], cdrom_paths["ide"] = map(iter, found)
+    if any(on("ahci")):
+        found = drives.add_ahci(machine, _next(slots), *on("ahci"))
+        disk_paths["ahci"], cdrom_paths["ahci"] = map(iter, found)
+    if any(on("scsi")):
+        found = drives.add_scsi(machine, _next(slots), *on("scsi"))
+        disk_paths["scsi"], cdrom_paths["scsi"] = map(iter, found)
+    virtio = [(index, disk) for index, disk in enumerate(config.disks) if disk.bus == "virtio"]
+    disk_paths["virtio"] = iter(
+        [
+            drives.add_virtio_disk(machine, slot, index, disk)
+            for slot, (index, disk) in enumerate(virtio, FIRST_DISK_SLOT)
+        ]
+    )
+    return {
+        "disk": [next(disk_paths[disk.bus]) for disk in config.disks],
+        "cdrom": [next(cdrom_paths[bus]) for bus in config.cdrom_buses],
+    }
 
 
 def _add_nets(machine: _core.Machine, config: PcConfig, ends: FarEnds, slots: Iterator[int]) -> Sequence[str]:

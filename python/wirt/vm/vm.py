@@ -16,7 +16,7 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
-from wirt.machine.drives import Disk
+from wirt.machine.drives import Cdrom, Disk
 from wirt.machine.nets import Net, open_network
 from wirt.machine.pc import NO_INSTRUMENTS, FarEnds, Instruments, Pc, PcConfig, assemble
 from wirt.storage.nvram import open_variables
@@ -38,6 +38,7 @@ from wirt.vm.viewing import parse_display, serve
 if TYPE_CHECKING:
     from wirt.display.server import Server
 
+IO_ERROR_ACTIONS: Final = ("report", "pause")
 TINY_CMDLINE: Final = "console=ttyS0 quiet"
 
 _SHORTAGE: Final = re.compile(r" \(os error (?:11|12|23|24|28)\)$")
@@ -69,8 +70,10 @@ class VM:
     besides `console`: nowhere, or to a file descriptor. `devices` are attached in order: of Python, or by
     name with options, as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware
     prints to port 0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With
-    `reboot`, a guest's reset starts the machine again from its images; otherwise it ends it. `instruments`
-    look at the recompiler.
+    `on_io_error` "pause" a disk's request that the host cannot do is no error for the guest: the machine
+    stops, and tries again when it is resumed. `log` is told, in sentences and from any thread, what else
+    happens (default: Python's logging, as wirt). With `reboot`, a guest's reset starts the machine again from
+    its images; otherwise it ends it. `instruments` look at the recompiler.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
     is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.
@@ -91,7 +94,7 @@ class VM:
         cpus: int = 1,
         cpu: str = "host",
         disks: Sequence[str | os.PathLike[str] | Disk] = (),
-        cdroms: Sequence[str | os.PathLike[str] | None] = (),
+        cdroms: Sequence[str | os.PathLike[str] | Cdrom | None] = (),
         nets: Sequence[str | Net] | None = None,
         vga: bool | None = None,
         display: str | None = None,
@@ -100,6 +103,8 @@ class VM:
         devices: Sequence[Device | str] = (),
         debug_port: int | None = None,
         fw_cfg: Mapping[str, bytes] | None = None,
+        on_io_error: str = "report",
+        log: Callable[[str], object] | None = None,
         reboot: bool = True,
         instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
@@ -122,6 +127,12 @@ class VM:
             devices=devices,
             fw_cfg=fw_cfg,
         )
+        if on_io_error not in IO_ERROR_ACTIONS:
+            raise UsageError(
+                f"On an I/O error there is no {on_io_error!r}: use {' or '.join(IO_ERROR_ACTIONS)}."
+            )
+        self._log = _log if log is None else log
+        self._pauses_on_io_error = on_io_error == "pause"
         chosen = choose(accel)
         self.accelerator = chosen.name
         """kvm or recompiler."""
@@ -143,7 +154,7 @@ class VM:
         """What the VGA card shows."""
         self.keyboard = Keyboard(lambda: self._running_machine)
         self.mouse = Mouse(lambda: self._running_machine)
-        self.cdroms = tuple(CdromDrive(path) for path in self.spec.cdroms)
+        self.cdroms = tuple(CdromDrive(cdrom.path) for cdrom in self.spec.cdroms)
         """The CD-ROM drives, in order."""
         self.console = Console(self._terminal)
         """The first serial port, ttyS0 in Linux."""
@@ -187,7 +198,7 @@ class VM:
             self._config = self._make_config(debug_port, serial_firmware=wanted is None)
             self._pc = self._assemble()
             if wanted is not None:
-                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, _log)
+                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, self._log)
         except BaseException:
             self.close()
             raise
@@ -339,10 +350,12 @@ class VM:
             boot_menu=spec.boot_menu,
             serial_firmware=serial_firmware,
             disks=spec.disks,
+            cdrom_buses=[cdrom.bus for cdrom in spec.cdroms],
             nets=spec.cards,
             vga=spec.vga,
             devices=spec.devices,
             named_devices=spec.named_devices,
+            pause_on_io_error=self._pauses_on_io_error,
             told=self._told,
             debug_port=debug_port,
             fw_cfg=spec.fw_cfg,
@@ -364,19 +377,26 @@ class VM:
 
     def _told(self, device: str, event: str) -> None:
         """A device has something to tell, on a thread of the machine's: nothing here may wait for it."""
-        action = next(
-            dict(named.options)["action"] for named in self.spec.named_devices if named.model == device
-        )
+        if device == "disk":
+            self._log(f"A disk's request cannot be done ({event}): the machine is paused.")
+            action = "pause"
+        else:
+            wishes = next(named.options for named in self.spec.named_devices if named.model == device)
+            action = dict(wishes)["action"]
         if device == "i6300esb":
             self._watchdog_expired = True
-        elif event != "panicked":
-            return
-        else:
+        if device == "pvpanic":
+            if event != "panicked":
+                return
             self._panicked = True
             if action == "poweroff":
                 self._open_pc.machine.kill()
         if action == "pause":
-            named_thread("pause", lambda: self._call(self.pause)).start()
+            named_thread("pause", self._pause_quietly).start()
+
+    def _pause_quietly(self) -> None:
+        with contextlib.suppress(Error):
+            self.pause()
 
     def _assemble(self) -> Pc:
         try:
