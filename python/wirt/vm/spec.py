@@ -74,7 +74,9 @@ class Spec(NamedTuple):
     @property
     def files(self) -> list[Path]:
         """The files that the machine reads or writes."""
-        images = [self.kernel, self.initrd, self.nvram, *self.cdroms, *(disk.path for disk in self.disks)]
+        images = [self.kernel, self.initrd, self.nvram]
+        images += [disk.path for disk in self.disks]
+        images += [cdrom.path for cdrom in self.cdroms]
         return [image for image in images if isinstance(image, Path)]
 
 
