@@ -312,6 +312,13 @@ class Machine:
 
         A disk is (descriptor, read-only, serial number), a CD-ROM drive (slot, serial number).
         """
+    def add_ahci(
+        self, slot: int, name: str, drives: Sequence[tuple[int, bool, str] | tuple[Medium, str] | None]
+    ) -> None:
+        """Add an AHCI adapter with the drives of its six ports.
+
+        A disk is (descriptor, read-only, serial number), a CD-ROM drive (slot, serial number).
+        """
     def add_flash(self, name: str, address: int, size: int, offset: int, fd: int, readonly: bool) -> None:
         """Add a flash chip whose contents are the file's, shown at `address` and kept at `offset` of the
         backing memory; what the guest programs goes to the file.

@@ -1,4 +1,4 @@
-//! Work on the media, and between them and guest memory: what a channel's thread does without its lock.
+//! Work on the media, and between them and guest memory: what a channel's or port's thread does without its lock.
 
 use crate::drive::Failure;
 use crate::format::Format;
@@ -39,7 +39,7 @@ impl From<Outside> for Outcome {
     }
 }
 
-/// What jobs need besides the channel's buffer: one after the other uses it, so none allocates.
+/// What jobs need besides the buffer: one after the other uses it, so none allocates.
 pub(crate) struct Tools<'a> {
     memory: &'a GuestMemory,
     cancel: &'a AtomicBool,
@@ -151,7 +151,7 @@ impl Job {
     pub fn run(&mut self, tools: &mut Tools) -> Outcome {
         let mut table = PrdTable::new(tools.memory, self.table, self.transfer.work.to_host());
         let outcome = self.try_run(tools, &mut table).unwrap_or_else(|outcome| outcome);
-        self.descriptors_left = !table.exhausted();
+        self.usage = table.usage();
         outcome
     }
 

@@ -5,7 +5,7 @@ use crate::medium::Medium;
 use crate::pci_devices;
 use crate::screen::Screen;
 use crate::terminal::{Terminal, duplicate};
-use ata::{Attachment, Ide};
+use ata::{AHCI_PORTS, Ahci, Attachment, Ide};
 use board::{
     ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, I6300esb, PVPANIC_PORT, PanicEvent, PcTestdev,
     Pflash, Pvpanic, Uart, WatchdogAction,
@@ -20,8 +20,8 @@ use std::sync::Arc;
 use vga::Vga;
 use virtio::{Blk, BlkOptions, Net, NetOptions, Rng, Scsi, ScsiOptions, Target};
 
-/// What is attached to a place of an IDE channel, or is a SCSI target: a disk (descriptor, read-only, serial number), or
-/// a CD-ROM drive (its slot, serial number).
+/// What is attached to a place of an IDE channel or to an AHCI port, or is a SCSI target: a disk (descriptor, read-only,
+/// serial number), or a CD-ROM drive (its slot, serial number).
 #[derive(FromPyObject)]
 enum Drive<'py> {
     Disk(i32, bool, String),
@@ -116,6 +116,15 @@ impl Machine {
         let (machine, chipset) = (self.board(), self.chipset()?);
         Ide::insert(drives, machine.memory(), machine.buses(), chipset.pci(), chipset.lines()).map_err(core_error)?;
         Ok(())
+    }
+
+    fn add_ahci(&self, slot: u8, name: &str, drives: [Option<Drive<'_>>; AHCI_PORTS]) -> PyResult<()> {
+        let mut attached = [const { None }; AHCI_PORTS];
+        for (place, drive) in attached.iter_mut().zip(drives) {
+            *place = self.attachment(drive)?;
+        }
+        let ahci = Ahci::new(name, attached, self.board().memory()).map_err(core_error)?;
+        self.chipset()?.pci().add(slot, 0, ahci).map_err(core_error)
     }
 
     fn add_flash(&self, name: &str, address: u64, size: u64, offset: u64, fd: i32, readonly: bool) -> PyResult<()> {

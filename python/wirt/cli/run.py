@@ -110,7 +110,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_disk,
-        metavar="FILE[,ro][,bus=virtio|ide|scsi]",
+        metavar="FILE[,ro][,bus=virtio|ide|ahci|scsi]",
         help="a raw image or a block device, ro: read-only, bus: what it hangs on (default: virtio); may be "
         "given "
         "several times",
@@ -120,7 +120,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_cdrom,
-        metavar="FILE|none[,bus=ide|scsi]",
+        metavar="FILE|none[,bus=ide|ahci|scsi]",
         help="a CD-ROM drive with this image, or an empty one, and what it hangs on (default: ide); may be "
         "given several times",
     )

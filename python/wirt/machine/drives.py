@@ -15,11 +15,12 @@ from wirt import _core
 from wirt.errors import UsageError
 from wirt.storage.raw import open_raw
 
-Bus = Literal["virtio", "ide", "scsi"]
-DISK_BUSES: Final[tuple[Bus, ...]] = ("virtio", "ide", "scsi")
-CdromBus = Literal["ide", "scsi"]
-CDROM_BUSES: Final[tuple[CdromBus, ...]] = ("ide", "scsi")
+Bus = Literal["virtio", "ide", "ahci", "scsi"]
+DISK_BUSES: Final[tuple[Bus, ...]] = ("virtio", "ide", "ahci", "scsi")
+CdromBus = Literal["ide", "ahci", "scsi"]
+CDROM_BUSES: Final[tuple[CdromBus, ...]] = ("ide", "ahci", "scsi")
 IDE_PLACES: Final = 4
+AHCI_PORTS: Final = 6
 SCSI_TARGETS: Final = 256
 BootKind = Literal["disk", "cdrom"]
 BOOT_ORDER: Final[tuple[BootKind, ...]] = ("disk", "cdrom")
@@ -79,6 +80,33 @@ def add_ide(
 
 def _ide_path(place: int) -> str:
     return f"/pci@i0cf8/ide@1,1/drive@{place // 2}/disk@{place % 2}"
+
+
+def ahci_ports(drives: int) -> None:
+    """Check that an AHCI adapter has ports for all. Raises UsageError when it has not."""
+    if drives > AHCI_PORTS:
+        raise UsageError(
+            f"AHCI has room for {AHCI_PORTS} drives, not {drives}: put disks on another bus (bus=virtio)."
+        )
+
+
+def add_ahci(
+    machine: _core.Machine, slot: int, disks: Sequence[Disk], cdroms: Sequence[_core.Medium]
+) -> tuple[list[str], list[str]]:
+    """Add an AHCI adapter in a PCI slot, on its ports disks and then CD-ROM drives; return their paths for
+    firmware.
+    """
+    drives: list[tuple[int, bool, str] | tuple[_core.Medium, str] | None] = [None] * AHCI_PORTS
+    with contextlib.ExitStack() as stack:
+        for port, disk in enumerate(disks):
+            fd = open_raw(disk.path, readonly=disk.readonly)
+            stack.callback(os.close, fd)
+            drives[port] = (fd, disk.readonly, f"wirt-sata{port}")
+        for port, medium in enumerate(cdroms, len(disks)):
+            drives[port] = (medium, f"wirt-cd{port}")
+        machine.add_ahci(slot, "ahci0", drives)
+    paths = [f"/pci@i0cf8/pci8086,2922@{slot:x}/drive@{port:x}/disk@0" for port in range(AHCI_PORTS)]
+    return paths[: len(disks)], paths[len(disks) : len(disks) + len(cdroms)]
 
 
 def scsi_targets(drives: int) -> None:

@@ -120,6 +120,17 @@ MODELS: Final = {
             "CD-ROM drive on virtio-scsi",
             "comes by --cdrom FILE,bus=scsi or --cdrom none,bus=scsi",
         ),
+        Model(
+            "ahci",
+            "AHCI adapter (ICH9) with six ports: disks with NCQ, CD-ROM drives",
+            "comes with a disk or CD-ROM drive on it",
+        ),
+        Model("ahci-disk", "ATA disk on the AHCI adapter", "comes by --disk FILE,bus=ahci", (_READONLY,)),
+        Model(
+            "ahci-cdrom",
+            "ATAPI CD-ROM drive on the AHCI adapter",
+            "comes by --cdrom FILE,bus=ahci or --cdrom none,bus=ahci",
+        ),
         Model("ide-cdrom", "ATAPI CD-ROM drive on the IDE function", "comes by --cdrom FILE or --cdrom none"),
         Model(
             "vga",

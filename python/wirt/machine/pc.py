@@ -182,6 +182,9 @@ def _add_drives(
     if any(ide) or config.firmware is not None:
         found = drives.add_ide(machine, *ide)
         disk_paths["ide"], cdrom_paths["ide"] = map(iter, found)
+    if any(on("ahci")):
+        found = drives.add_ahci(machine, _next(slots), *on("ahci"))
+        disk_paths["ahci"], cdrom_paths["ahci"] = map(iter, found)
     if any(on("scsi")):
         found = drives.add_scsi(machine, _next(slots), *on("scsi"))
         disk_paths["scsi"], cdrom_paths["scsi"] = map(iter, found)

@@ -13,7 +13,7 @@ from wirt.devices.device import Device, check_ranges
 from wirt.devices.fw_cfg import MAX_NAME, MAX_SIZE
 from wirt.errors import CapacityError, NotFoundError, UsageError
 from wirt.machine import hardware, rom
-from wirt.machine.drives import BOOT_ORDER, BootKind, Cdrom, Disk, ide_places, scsi_targets
+from wirt.machine.drives import BOOT_ORDER, BootKind, Cdrom, Disk, ahci_ports, ide_places, scsi_targets
 from wirt.machine.firmware import USER_PREFIX
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
 from wirt.machine.pc import MAX_DISKS
@@ -102,10 +102,8 @@ def make_spec(
     ide_places(
         sum(disk.bus == "ide" for disk in checked_disks), sum(cdrom.bus == "ide" for cdrom in checked_cdroms)
     )
-    scsi_targets(
-        sum(disk.bus == "scsi" for disk in checked_disks)
-        + sum(cdrom.bus == "scsi" for cdrom in checked_cdroms)
-    )
+    ahci_ports(sum(drive.bus == "ahci" for drive in (*checked_disks, *checked_cdroms)))
+    scsi_targets(sum(drive.bus == "scsi" for drive in (*checked_disks, *checked_cdroms)))
     boots = guest is None and kernel is None and bool(disks or cdroms)
     found = _firmware(firmware, boots=boots)
     if nvram is not None and (found is None or found.variables is None):
