@@ -48,7 +48,7 @@ guests: $(VENV)/test build
 sanitize:
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0:use_sigaltstack=0 \
 		cargo test --locked --target x86_64-unknown-linux-gnu --target-dir target/sanitize \
-		--package hv --package block --package board --package virtio --package ata --package recompiler --lib --tests
+		--package hv --package block --package board --package scsi --package virtio --package ata --package recompiler --lib --tests
 
 bench: $(VENV)/test build
 	@tools/prepare bench
