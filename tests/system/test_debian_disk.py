@@ -28,14 +28,16 @@ def log_in(vm: wirt.VM) -> None:
     vm.console.expect(r"debian login: ", PATIENCE)
     vm.console.send("root\n")
     vm.console.expect(r"root@debian:~# ", PATIENCE)
-    vm.console.send("stty -echo; bind 'set enable-bracketed-paste off'; PS1='# '\n")
-    vm.console.expect(r"\n\r?# ", PATIENCE)
+    vm.console.send("exec sh\n")
+    vm.console.expect(r"[\r\n]# ", PATIENCE)
+    vm.console.send("stty -echo\n")
+    vm.console.expect(r"\n# ", PATIENCE)
 
 
 def output(vm: wirt.VM, command: str) -> str:
     """The output of a command at the shell."""
     vm.console.send(f"{command}; echo @$?\n")
-    text, status = vm.console.expect(r"(?s)^(.*)@(\d+)\r\n.*# ", PATIENCE).groups()
+    text, status = vm.console.expect(r"(?s)^(.*)@(\d+)\r\n# ", PATIENCE).groups()
     assert status == b"0", text
     shown: str = text.decode().replace("\r\n", "\n")
     return shown
