@@ -16,7 +16,7 @@ from boot_images import ALL_GUESTS, NEEDS_OVMF, NEEDS_SEABIOS, disc, packaged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds in which a guest on a busy machine shows what it is to show."""
 MEMTEST_BLUE = b"\xaa\0\0"
 WHOLE_PASS = 1500.0
