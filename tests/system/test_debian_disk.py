@@ -58,7 +58,7 @@ def boots(image: Path, bus: Bus, machine: str) -> None:
         assert output(vm, "uname -m; findmnt --noheadings --output SOURCE /") == f"{machine}\n/dev/{name}3\n"
         assert output(vm, "systemctl is-system-running --wait") == "running\n"
         # The screen has a login of its own.
-        vm.screen.wait_for(r"debian login: ", PATIENCE)
+        vm.screen.wait_for(r"debian login:", PATIENCE)
         power_off(vm)
 
 
@@ -85,9 +85,9 @@ def test_i386_boots_by_bios(tmp_path: Path, bus: Bus) -> None:
 def test_it_logs_in_by_keyboard_and_screen(tmp_path: Path) -> None:
     disk = copy_of(debian_image("amd64", "cloud"), tmp_path)
     with wirt.VM(firmware="seabios", disks=[disk], accel="recompiler") as vm:
-        vm.screen.wait_for(r"debian login: ", PATIENCE)
+        vm.screen.wait_for(r"debian login:", PATIENCE)
         vm.keyboard.type("root\n")
-        vm.screen.wait_for(r"root@debian:~# ", PATIENCE)
+        vm.screen.wait_for(r"root@debian:~#", PATIENCE)
         vm.keyboard.type("echo $((6 * 7)) | tee /dev/ttyS0\n")
         vm.screen.wait_for(r"\n42\n", PATIENCE)
         vm.console.expect(r"42\r\n", PATIENCE)
