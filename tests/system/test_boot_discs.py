@@ -148,5 +148,5 @@ class TestInstaller:
             vm.screen.wait_for("GNU GRUB", PATIENCE)
             vm.keyboard.press("s")
             vm.console.expect("Select a language", PATIENCE)
-            vm.console.send("\n")
+            vm.console.send("\r")
             vm.console.expect("Select your location", PATIENCE)
