@@ -52,7 +52,7 @@ def _installer(arch: str) -> Disc:
     images = Path("/usr/lib/debian-installer/images/12") / arch
     text, graphical = (images / kind / "debian-installer" / arch for kind in ("text", "gtk"))
     entries = (
-        ("text", "vga=normal no_timer_check", "initrd"),
+        ("text", "nomodeset fb=false no_timer_check", "initrd"),
         ("serial", "console=ttyS0,115200 no_timer_check", "initrd"),
         ("graphical", "vga=788 no_timer_check", "graphical"),
     )
@@ -137,7 +137,7 @@ def _make_isolinux(tree: Path, disc: Path) -> None:
     )
     (boot / "isolinux.cfg").write_text(
         "PROMPT 1\nTIMEOUT 0\nSAY The prompt of isolinux\n"
-        "LABEL linux\n    KERNEL linux\n    INITRD initrd\n    APPEND vga=normal no_timer_check\n"
+        "LABEL linux\n    KERNEL linux\n    INITRD initrd\n    APPEND nomodeset fb=false no_timer_check\n"
     )
     run(
         "xorriso", "-as", "mkisofs", "-o", str(disc), "-b", "isolinux/isolinux.bin",
