@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from wirt.display.server import Server
 
 IO_ERROR_ACTIONS: Final = ("report", "pause")
-TINY_CMDLINE: Final = "console=ttyS0 quiet"
+TINY_CMDLINE: Final = "console=ttyS0 quiet no_timer_check"
+"""Without its check of the timer, as Linux does it under other hypervisors: a busy host fails it."""
 
 _SHORTAGE: Final = re.compile(r" \(os error (?:11|12|23|24|28)\)$")
 """How the core's text ends where the host had no more of it: EAGAIN, ENOMEM, ENFILE, EMFILE, ENOSPC."""
