@@ -19,8 +19,15 @@ from websockets.typing import Origin, Subprotocol
 from unit.display.client import TIGHT, Client, Refused
 from unit.display.conftest import Stage, drain
 from wirt import _core
+from wirt.display import server
 
 Make = Callable[..., Stage]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Browsers here may take their time to say what they are: the host may be busy."""
+    monkeypatch.setattr(server, "_SNIFF", 10.0)
 
 
 class Socket:
