@@ -16,7 +16,7 @@ use pyo3::types::PyDict;
 use recompiler::Instruments;
 use std::fs::File;
 use std::sync::Arc;
-use virtio::{Blk, BlkOptions, Net, NetOptions, Rng};
+use virtio::{Blk, BlkOptions, Console, Net, NetOptions, Rng};
 
 /// One machine on one accelerator.
 #[pyclass(frozen, module = "wirt._core")]
@@ -147,7 +147,7 @@ impl Machine {
     }
 
     fn add_console(&self, slot: u8, terminal: &Terminal) -> PyResult<()> {
-        let console = pci_devices::console(&terminal.terminal);
+        let console = Console::new("console0", terminal.terminal.clone());
         pci_devices::add(&self.machine, &*self.chipset()?, slot, console).map_err(core_error)
     }
 

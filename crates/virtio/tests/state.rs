@@ -8,7 +8,7 @@ use net::NullBackend;
 use proptest::prelude::*;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use virtio::{Blk, BlkOptions, Console, Net, NetOptions, Rng, VirtioDevice, VirtioPci};
+use virtio::{Balloon, BalloonOptions, Blk, BlkOptions, Console, Net, NetOptions, Port, Rng, VirtioDevice, VirtioPci};
 
 const RAM: u64 = 4 << 20;
 const COM1: u16 = 0x3F8;
@@ -57,9 +57,11 @@ impl Board {
         file.set_len(1 << 20).unwrap();
         let disk = Arc::new(RawFile::new(file, false).unwrap());
         let options = NetOptions { mac: [2, 0, 0, 0, 0, 1], mtu: None };
-        let devices: [Arc<dyn VirtioDevice>; 4] = [
+        let port = Port { name: "org.example.port".into(), terminal: Terminal::new(4096) };
+        let devices: [Arc<dyn VirtioDevice>; 5] = [
             Arc::new(Rng::new("rng0")),
-            Arc::new(Console::new("console0", Box::new(|_| ()))),
+            Arc::new(Balloon::new("balloon0", memory.clone(), RAM, BalloonOptions::default())),
+            Console::with_ports("console0", Terminal::new(4096), vec![port]).unwrap(),
             Arc::new(Net::new("net0", options, Arc::new(NullBackend))),
             Arc::new(Blk::new("disk0", disk, BlkOptions::default()).unwrap()),
         ];

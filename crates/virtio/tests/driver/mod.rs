@@ -80,7 +80,7 @@ impl Driver {
         pci.assign_resources().unwrap();
         let features = feature::VERSION_1;
         let mut driver = Driver { buses, pci, memory, function, controller, base: 0, queues: Vec::new(), features };
-        driver.base = u64::from(driver.config(0x10, 4) & !15);
+        driver.base = u64::from(driver.config(0x20, 4) & !15);
         driver.set_master(true);
         driver
     }
