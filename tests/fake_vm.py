@@ -50,6 +50,7 @@ class FakeVM:
     ) -> None:
         self.asked = {"guest": guest} | asked
         self.accelerator, self.accelerator_reason = "recompiler", "no /dev/kvm"
+        self.display = None
         self.console = FakeConsole()
         self.vcpus = (FakeVcpu(0),)
         self.result: Result | None = None

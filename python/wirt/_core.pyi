@@ -5,7 +5,7 @@ Integers from Python are checked: OverflowError for those that do not fit. Block
 run and notice Ctrl-C within 50 ms.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias, final
 
 from _typeshed import ReadableBuffer
@@ -90,6 +90,66 @@ class Terminal:
     @property
     def copy_error(self) -> str | None:
         """Why output is no longer copied to the descriptor, if it is not."""
+
+@final
+class Medium:
+    """The slot of a drive with removable media: empty at first. It outlives the machine."""
+
+    def __init__(self) -> None: ...
+    def insert(self, fd: int, readonly: bool) -> None:
+        """Put in the image behind a duplicate of `fd` instead of what there is, and close the tray."""
+    def remove(self) -> None:
+        """Take out what there is, locked or not."""
+    def request_eject(self) -> None:
+        """Press the button: the guest is asked to let go."""
+    @property
+    def locked(self) -> bool:
+        """Whether the guest has asked that it stays in."""
+    @property
+    def open(self) -> bool:
+        """Whether the guest has opened the tray."""
+
+@final
+class Balloon:
+    """The host's end of a memory balloon. It outlives the machine: each balloon that is added is asked for
+    what the last one was. All but the making raises CoreError without one.
+    """
+
+    def __init__(self) -> None: ...
+    def set_target(self, bytes: int) -> None:
+        """Ask the guest to make do with so many bytes. CoreError when it does not have as many."""
+    @property
+    def target(self) -> int:
+        """Bytes that the guest was asked to make do with."""
+    @property
+    def size(self) -> int:
+        """Bytes that the guest says it has left."""
+    def statistics(self, timeout: float | None = None) -> dict[str, int] | None:
+        """What the guest says of its memory now; None when nothing answers in time."""
+
+@final
+class Screen:
+    """The far end of a VGA card. It outlives the machine: each card that is added shows here."""
+
+    def __init__(self) -> None: ...
+    def open_frame(self) -> Frame:
+        """A new picture of the screen."""
+    def text(self) -> str | None:
+        """What is written on it, a line a row; None in graphics modes, or without a card."""
+
+@final
+class Frame:
+    """One viewer's picture of the screen: 0 by 0 until it is brought up to date."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def pixels(self) -> bytes:
+        """A copy: rows from top to bottom, 32 bits 0x00RRGGBB a pixel, little-endian."""
+    def update(self) -> list[tuple[int, int, int, int]]:
+        """Look at the card; return what changed as (left, top, width, height)."""
 
 class _Frame(Protocol):
     @property
@@ -201,11 +261,12 @@ class Machine:
         dump_block: int | None = None,
         perf_map: Sequence[tuple[int, str]] | None = None,
         firmware: int | None = None,
+        virtio: Literal["transitional", "modern", "legacy"] = "transitional",
     ) -> None:
         """`dump_block` is a linear guest address: `listings` has the recompiler's blocks that hold it.
         `perf_map`: it writes /tmp/perf-PID.map for perf, with these addresses and names of guest code.
         `firmware` is the offset in `memory` of the 128 KiB that answer below 1 MiB until the guest asks for
-        RAM there.
+        RAM there. `virtio` says which interfaces virtio devices have.
         """
     def listings(self) -> str:
         """Guest code beside host code, of the blocks that were asked for."""
@@ -252,8 +313,35 @@ class Machine:
         """Add a virtio network card whose packets go nowhere."""
     def add_rng(self, slot: int, name: str) -> None:
         """Add a virtio source of randomness."""
-    def add_console(self, slot: int, terminal: Terminal) -> None:
-        """Add a virtio console."""
+    def add_console(self, slot: int, terminal: Terminal, ports: Sequence[tuple[str, Terminal]]) -> None:
+        """Add a virtio console, and beside it ports with these names."""
+    def add_balloon(
+        self, slot: int, balloon: Balloon, ram: int, deflate_on_oom: bool, free_page_reporting: bool
+    ) -> None:
+        """Add a balloon for the guest's RAM, the first `ram` bytes of guest memory's backing."""
+    def add_vga(self, slot: int, screen: Screen, offset: int, size: int, rom: bytes) -> None:
+        """Add the VGA card, with `size` bytes of memory at `offset` of guest memory's backing, and its
+        BIOS.
+        """
+    def add_ide(self, drives: Sequence[tuple[int, bool, str] | tuple[Medium, str] | None]) -> None:
+        """Add the IDE function with four drives, of the primary and then the secondary channel.
+
+        A disk is (descriptor, read-only, serial number), a CD-ROM drive (slot, serial number).
+        """
+    def add_flash(self, name: str, address: int, size: int, offset: int, fd: int, readonly: bool) -> None:
+        """Add a flash chip whose contents are the file's, shown at `address` and kept at `offset` of the
+        backing memory; what the guest programs goes to the file.
+        """
+    def add_hpet(self) -> None:
+        """Add the HPET."""
+    def add_pvpanic(self, told: Callable[[str], None]) -> None:
+        """Add pvpanic; `told` is called on a vCPU's thread with panicked, crashloaded or shutdown."""
+    def add_watchdog(self, slot: int, action: str, timed_out: bool, told: Callable[[str], None]) -> None:
+        """Add the i6300esb, whose expiry does `action`: reset, poweroff, pause (which is the caller's) or
+        none.
+
+        `told` is called with "expired", and must not wait. `timed_out`: an expiry began this run.
+        """
     def add_port_device(
         self, device: _Device, name: str, first: int, last: int, sizes: tuple[int, int]
     ) -> None:

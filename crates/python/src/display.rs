@@ -1,3 +1,4 @@
+use crate::screen::Frame;
 use display::{CHALLENGE_SIZE, Image};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
@@ -76,6 +77,12 @@ impl Colours {
         if [left, top, width, height].iter().any(|number| *number > LARGEST) {
             return Err(PyValueError::new_err("at most 8192 rows of 8192 pixels are shown"));
         }
+        let area = (left, top, width, height);
+        if let Ok(frame) = frame.cast::<Frame>() {
+            return Ok(frame.get().with_pixels(|pixels, width, height| {
+                Self::crop(area, (width, height), |start, row| row.copy_from_slice(&pixels[start..start + row.len()]))
+            }));
+        }
         let frame_width: usize = frame.getattr("width")?.extract()?;
         let frame_height: usize = frame.getattr("height")?.extract()?;
         let buffer = PyBuffer::<u8>::get(&frame.getattr("pixels")?)?;
@@ -83,18 +90,28 @@ impl Colours {
             .as_slice(frame.py())
             .filter(|bytes| frame_width.checked_mul(frame_height).is_some_and(|size| bytes.len() / 4 >= size))
             .ok_or_else(|| PyValueError::new_err("the frame has fewer pixels than it says, or not in one piece"))?;
+        Ok(Self::crop(area, (frame_width, frame_height), |start, row| {
+            for (pixel, four) in row.iter_mut().zip(bytes[4 * start..].chunks_exact(4)) {
+                *pixel = u32::from_le_bytes([four[0].get(), four[1].get(), four[2].get(), four[3].get()]);
+            }
+        }))
+    }
+
+    /// `fill` is given where in a frame of this size a row begins, and the row.
+    fn crop(
+        (left, top, width, height): Area,
+        (frame_width, frame_height): (usize, usize),
+        fill: impl Fn(usize, &mut [u32]),
+    ) -> Self {
         let mut pixels = vec![0; width * height];
         let columns = width.min(frame_width.saturating_sub(left));
         let rows = height.min(frame_height.saturating_sub(top));
         if columns != 0 {
             for (y, row) in pixels.chunks_exact_mut(width).take(rows).enumerate() {
-                let start = 4 * ((top + y) * frame_width + left);
-                for (pixel, four) in row.iter_mut().zip(bytes[start..start + 4 * columns].chunks_exact(4)) {
-                    *pixel = u32::from_le_bytes([four[0].get(), four[1].get(), four[2].get(), four[3].get()]);
-                }
+                fill((top + y) * frame_width + left, &mut row[..columns]);
             }
         }
-        Ok(Colours { pixels, width, height })
+        Colours { pixels, width, height }
     }
 
     fn image(&self) -> Image<'_> {

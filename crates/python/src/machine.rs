@@ -1,22 +1,16 @@
 use crate::accelerator;
-use crate::device::PyDevice;
 use crate::errors::core_error;
 use crate::memory::GuestMemory;
-use crate::pci_devices;
 use crate::registers::{Changes, to_python};
-use crate::terminal::{Terminal, duplicate};
 use crate::waiting::{interruptible, timeout};
-use block::RawFile;
-use board::{Buses, Chipset, CmosConfig, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, PcTestdev, Uart};
-use net::NullBackend;
+use board::{Buses, Chipset, CmosConfig};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use recompiler::Instruments;
-use std::fs::File;
 use std::sync::Arc;
-use virtio::{Blk, BlkOptions, Console, Net, NetOptions, Rng};
+use virtio::Interfaces;
 
 /// One machine on one accelerator.
 #[pyclass(frozen, module = "wirt._core")]
@@ -24,10 +18,23 @@ pub struct Machine {
     machine: Arc<board::Machine>,
     /// Let go of at the close: PCI functions hold files and threads.
     chipset: Mutex<Option<Chipset>>,
+    interfaces: Interfaces,
 }
 
 impl Machine {
-    fn chipset(&self) -> PyResult<MappedMutexGuard<'_, Chipset>> {
+    /// The interfaces of its virtio devices.
+    pub fn interfaces(&self) -> Interfaces {
+        self.interfaces
+    }
+
+    /// The board's machine, to put devices into.
+    pub fn board(&self) -> &Arc<board::Machine> {
+        &self.machine
+    }
+
+    /// # Errors
+    /// After the close.
+    pub fn chipset(&self) -> PyResult<MappedMutexGuard<'_, Chipset>> {
         MutexGuard::try_map(self.chipset.lock(), Option::as_mut).map_err(|_| core_error(board::MachineError::Closed))
     }
 }
@@ -36,7 +43,7 @@ impl Machine {
 impl Machine {
     #[new]
     #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
-    #[pyo3(signature = (memory, cpus, accelerator, cpu = "host", dump_block = None, perf_map = None, firmware = None))]
+    #[pyo3(signature = (memory, cpus, accelerator, cpu = "host", dump_block = None, perf_map = None, firmware = None, virtio = "transitional"))]
     fn new(
         py: Python<'_>,
         memory: &GuestMemory,
@@ -46,7 +53,14 @@ impl Machine {
         dump_block: Option<u64>,
         perf_map: Option<Vec<(u64, String)>>,
         firmware: Option<u64>,
+        virtio: &str,
     ) -> PyResult<Self> {
+        let interfaces = match virtio {
+            "transitional" => Interfaces::Transitional,
+            "modern" => Interfaces::Modern,
+            "legacy" => Interfaces::Legacy,
+            _ => return Err(PyValueError::new_err(format!("virtio has no interface {virtio:?}"))),
+        };
         let memory = memory.memory.clone();
         py.detach(|| {
             let buses = Arc::new(Buses::new());
@@ -70,7 +84,7 @@ impl Machine {
             for id in 0..cpus {
                 machine.add_vcpu(chipset.lapic(id), Arc::new(with_thread_state)).map_err(core_error)?;
             }
-            Ok(Machine { machine, chipset: Mutex::new(Some(chipset)) })
+            Ok(Machine { machine, chipset: Mutex::new(Some(chipset)), interfaces })
         })
     }
 
@@ -87,27 +101,6 @@ impl Machine {
     #[getter]
     fn state(&self) -> &'static str {
         self.machine.state_name()
-    }
-
-    fn add_uart(&self, name: &str, port: u16, irq: u32, terminal: &Terminal) -> PyResult<()> {
-        let last = port.checked_add(7).ok_or_else(|| PyValueError::new_err("the port is too high"))?;
-        let line = self.chipset()?.lines().line(irq).map_err(core_error)?;
-        let uart = Uart::new(name, line, terminal.terminal.clone());
-        self.machine.buses().insert_port(port..=last, uart).map_err(core_error)
-    }
-
-    fn add_debug_exit(&self) -> PyResult<()> {
-        let range = DEBUG_EXIT_PORT..=DEBUG_EXIT_PORT + 3;
-        self.machine.buses().insert_port(range, Arc::new(DebugExit)).map_err(core_error)
-    }
-
-    fn add_pc_testdev(&self) -> PyResult<()> {
-        PcTestdev::insert(self.machine.buses(), self.chipset()?.lines()).map_err(core_error)
-    }
-
-    fn add_debug_port(&self, fd: i32) -> PyResult<()> {
-        let port = DebugPort::new(Box::new(File::from(duplicate(fd)?)));
-        self.machine.buses().insert_port(DEBUG_PORT..=DEBUG_PORT, Arc::new(port)).map_err(core_error)
     }
 
     fn press_power_button(&self) -> PyResult<()> {
@@ -128,51 +121,6 @@ impl Machine {
     #[getter]
     fn keyboard_leds(&self) -> PyResult<u8> {
         Ok(self.chipset()?.i8042().keyboard_leds())
-    }
-
-    fn add_disk(&self, slot: u8, name: &str, fd: i32, readonly: bool, serial: String) -> PyResult<()> {
-        let disk = RawFile::new(File::from(duplicate(fd)?), readonly)
-            .map_err(|error| core_error(format!("the size of disk {name} cannot be found: {error}")))?;
-        let disk = Blk::new(name, Arc::new(disk), BlkOptions { serial, queues: 1 }).map_err(core_error)?;
-        pci_devices::add(&self.machine, &*self.chipset()?, slot, Arc::new(disk)).map_err(core_error)
-    }
-
-    fn add_net(&self, slot: u8, name: &str, mac: [u8; 6]) -> PyResult<()> {
-        let net = Net::new(name, NetOptions { mac, mtu: None }, Arc::new(NullBackend));
-        pci_devices::add(&self.machine, &*self.chipset()?, slot, Arc::new(net)).map_err(core_error)
-    }
-
-    fn add_rng(&self, slot: u8, name: &str) -> PyResult<()> {
-        pci_devices::add(&self.machine, &*self.chipset()?, slot, Arc::new(Rng::new(name))).map_err(core_error)
-    }
-
-    fn add_console(&self, slot: u8, terminal: &Terminal) -> PyResult<()> {
-        let console = Console::new("console0", terminal.terminal.clone());
-        pci_devices::add(&self.machine, &*self.chipset()?, slot, console).map_err(core_error)
-    }
-
-    fn add_port_device(
-        &self,
-        device: Bound<'_, PyAny>,
-        name: String,
-        first: u16,
-        last: u16,
-        sizes: (u8, u8),
-    ) -> PyResult<()> {
-        let device = Arc::new(PyDevice::new(device, name, sizes)?);
-        self.machine.buses().insert_port(first..=last, device).map_err(core_error)
-    }
-
-    fn add_mmio_device(
-        &self,
-        device: Bound<'_, PyAny>,
-        name: String,
-        first: u64,
-        last: u64,
-        sizes: (u8, u8),
-    ) -> PyResult<()> {
-        let device = Arc::new(PyDevice::new(device, name, sizes)?);
-        self.machine.buses().insert_mmio(first..=last, device).map_err(core_error)
     }
 
     fn assign_pci_resources(&self) -> PyResult<()> {

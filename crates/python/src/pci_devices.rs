@@ -1,10 +1,14 @@
-use board::{Chipset, Machine};
+use crate::errors::core_error;
+use crate::machine::Machine;
+use pyo3::PyResult;
 use std::sync::Arc;
 use virtio::{VirtioDevice, VirtioPci};
 
 /// Puts a virtio device into a PCI slot.
-pub fn add(machine: &Machine, chipset: &Chipset, slot: u8, device: Arc<dyn VirtioDevice>) -> Result<(), String> {
-    let function = VirtioPci::new(device, machine.memory().clone(), Some(Arc::downgrade(machine.vm())))
-        .map_err(|error| format!("cannot make a virtio device: {error}"))?;
-    chipset.pci().add(slot, 0, function).map_err(|error| error.to_string())
+pub fn add(machine: &Machine, slot: u8, device: Arc<dyn VirtioDevice>) -> PyResult<()> {
+    let board = machine.board();
+    let vm = Some(Arc::downgrade(board.vm()));
+    let function = VirtioPci::with_interfaces(device, board.memory().clone(), vm, machine.interfaces())
+        .map_err(|error| core_error(format!("cannot make a virtio device: {error}")))?;
+    machine.chipset()?.pci().add(slot, 0, function).map_err(core_error)
 }

@@ -140,13 +140,10 @@ impl Balloon {
     }
 
     /// What the guest says of its memory, by name, asked anew: bytes, and for the rest counts of events. What a guest does
-    /// not know is missing. `None` when it has no driver that answers within `timeout`.
+    /// not know is missing. `None` when no driver answers within `timeout`.
     pub fn statistics(&self, timeout: Duration) -> Option<Vec<(&'static str, u64)>> {
         let deadline = Instant::now().checked_add(timeout);
         let mut state = self.state.lock();
-        if state.features & FEATURE_STATS_VQ == 0 {
-            return None;
-        }
         let before = state.statistics.answers;
         state.statistics.wanted = true;
         self.link.get()?.wake();

@@ -46,6 +46,7 @@ COMMANDS: Final = {
     command.name: command
     for command in (
         Command("run", "run a virtual machine on this terminal"),
+        Command("devices", "list the devices that a machine can have"),
         Command("doctor", "tell what this host offers, and what to do about the rest"),
         Command("completion", "print a shell's completion script"),
     )

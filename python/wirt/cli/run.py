@@ -17,6 +17,8 @@ from typing import Final, NamedTuple
 from wirt.cli import counters
 from wirt.cli.session import Session
 from wirt.errors import Error, NotFoundError, UsageError
+from wirt.machine.drives import DISK_BUSES
+from wirt.machine.hardware import VIRTIO_INTERFACES
 from wirt.vm import VM, Disk, Instruments, run
 from wirt.vm.accelerator import ACCELERATORS
 from wirt.vm.spec import CPU_MODELS
@@ -24,11 +26,11 @@ from wirt.vm.spec import CPU_MODELS
 USAGE: Final = """\
 wirt run [tiny] [OPTION]...
        wirt run --kernel FILE [--initrd FILE] [--append TEXT] [OPTION]...
-       wirt run --disk FILE [--firmware seabios|FILE] [OPTION]..."""
+       wirt run --disk FILE|--cdrom FILE [--firmware seabios|ovmf|FILE] [OPTION]..."""
 
 DESCRIPTION: Final = """\
 Runs a virtual machine on this terminal until the guest powers off. A kernel is
-started directly, disks are booted by firmware. Without either, and where tiny
+started directly, disks and CD-ROMs are booted by firmware. Without either, and where tiny
 is said, it is the built-in guest tiny: Debian's cloud kernel with BusyBox, which
 is fetched and made when it is first used, and powers off when its shell ends."""
 
@@ -46,6 +48,7 @@ examples:
   wirt run                                     a shell in the built-in guest
   wirt run tiny -c 2 -m 1G --disk data.img     with 2 vCPUs and a disk, /dev/vda
   wirt run -m 1G --disk debian.img             the system on a disk
+  wirt run -m 1G --disk new.img --cdrom debian.iso --display vnc
   wirt run --exec 'nproc; cat /proc/meminfo'   one command, its output, its status
   wirt run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 quiet'
   wirt run --kernel test.elf --device isa-debug-exit --timeout 60
@@ -76,9 +79,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     boot.add_argument("--append", metavar="TEXT", help="the kernel's command line; for tiny, more of it")
     boot.add_argument(
         "--firmware",
-        metavar="seabios|none|FILE",
+        metavar="seabios|ovmf|none|FILE",
         help="what boots from disks (default: seabios, where there are some and no kernel)",
     )
+    boot.add_argument(
+        "--nvram", metavar="FILE", help="where ovmf keeps its variables, made if missing (default: nowhere)"
+    )
+    boot.add_argument(
+        "--boot", default="", metavar="disk,cdrom", help="what firmware tries first (default: disk,cdrom)"
+    )
+    boot.add_argument("--boot-menu", action="store_true", help="let firmware ask what to boot")
     boot.add_argument("--exec", metavar="CMD", help="run a command in tiny, print its output, power off")
     machine = parser.add_argument_group("the machine")
     machine.add_argument(
@@ -99,8 +109,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_disk,
-        metavar="FILE[,ro]",
-        help="a raw image or a block device, ro: read-only; may be given several times",
+        metavar="FILE[,ro][,bus=virtio|ide]",
+        help="a raw image or a block device, ro: read-only, bus: what it hangs on (default: virtio); may be "
+        "given "
+        "several times",
+    )
+    machine.add_argument(
+        "--cdrom",
+        action="append",
+        default=[],
+        type=_cdrom,
+        metavar="FILE|none",
+        help="a CD-ROM drive with this image, or an empty one; may be given several times",
+    )
+    machine.add_argument(
+        "--vga",
+        choices=("std", "none"),
+        help="whether there is a VGA card (default: std with firmware or a display)",
+    )
+    machine.add_argument(
+        "--display",
+        metavar="vnc[:PORT]|none",
+        help="let VNC viewers in, on this machine alone unless an address is given (default: none); "
+        "'wirt devices' and docs/display.md tell more",
     )
     machine.add_argument(
         "--serial",
@@ -109,12 +140,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="where the serial console goes (default: stdio)",
     )
     machine.add_argument(
+        "--virtio",
+        choices=VIRTIO_INTERFACES,
+        default="transitional",
+        help="the interfaces of virtio devices (default: transitional, for drivers new and old)",
+    )
+    machine.add_argument(
         "--device",
         action="append",
         default=[],
-        metavar="isa-debug-exit|pc-testdev",
-        help="isa-debug-exit lets the guest end the machine: writing V to port 0xf4 makes the exit status "
-        "2V+1; pc-testdev has interrupt lines, ports and memory for tests of processors",
+        metavar="NAME[,OPTION=VALUE]",
+        help="a device by its name; 'wirt devices' lists them; may be given several times",
     )
     running = parser.add_argument_group("how it runs")
     running.add_argument(
@@ -150,7 +186,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.guest is None and arguments.kernel is None:
         if arguments.initrd is not None:
             raise UsageError("An initrd needs a kernel: give --kernel, or say tiny for that guest's own.")
-        if arguments.exec is not None or (not arguments.disk and arguments.firmware is None):
+        from_media = arguments.disk or arguments.cdrom or arguments.firmware is not None
+        if arguments.exec is not None or not from_media:
             arguments.guest = "tiny"
     if arguments.exec is not None:
         _check_output()
@@ -167,10 +204,17 @@ def _run_machine(arguments: argparse.Namespace) -> int:
             initrd=arguments.initrd,
             append=_append(arguments, serial),
             firmware=arguments.firmware,
+            nvram=arguments.nvram,
+            boot=arguments.boot,
+            boot_menu=arguments.boot_menu,
             memory=arguments.memory,
             cpus=arguments.cpus,
             cpu=arguments.cpu,
             disks=arguments.disk,
+            cdroms=arguments.cdrom,
+            vga=None if arguments.vga is None else arguments.vga == "std",
+            display=None if arguments.display == "none" else arguments.display,
+            virtio=arguments.virtio,
             accel=arguments.accel,
             serial=fd,
             devices=arguments.device,
@@ -214,8 +258,12 @@ def _append(arguments: argparse.Namespace, serial: Serial) -> str | None:
 def _run_command(arguments: argparse.Namespace) -> int:
     if arguments.guest not in (None, "tiny") or arguments.kernel is not None or arguments.initrd is not None:
         raise UsageError("--exec runs in the built-in guest tiny: leave other guests and kernels out.")
-    if arguments.firmware is not None:
-        raise UsageError("--exec runs in the built-in guest tiny, which needs no firmware: leave it out.")
+    for option in ("firmware", "nvram", "boot", "boot_menu", "cdrom", "vga", "display"):
+        if getattr(arguments, option):
+            name = option.replace("_", "-")
+            raise UsageError(
+                f"--exec runs in the built-in guest tiny, which has no use for it: leave --{name} out."
+            )
     if arguments.serial is not None:
         raise UsageError("--exec needs the serial console for itself: leave --serial out.")
     completed = run(
@@ -239,6 +287,8 @@ def _run_command(arguments: argparse.Namespace) -> int:
 def _announce(vm: VM, arguments: argparse.Namespace) -> None:
     if not arguments.quiet:
         print(f"wirt: accelerator {vm.accelerator}: {vm.accelerator_reason}", file=sys.stderr, flush=True)
+        if vm.display is not None:
+            print(f"wirt: VNC viewers are let in at {vm.display.address}", file=sys.stderr, flush=True)
 
 
 def _instruments(arguments: argparse.Namespace) -> Instruments:
@@ -278,7 +328,7 @@ def _serial_output(serial: Serial, arguments: argparse.Namespace) -> Iterator[in
         _check_output()
         yield 1
         return
-    used = [arguments.kernel, arguments.initrd, *(disk.path for disk in arguments.disk)]
+    used = [arguments.kernel, arguments.initrd, *arguments.cdrom, *(disk.path for disk in arguments.disk)]
     fd = _open_output(serial.path, [path for path in used if path is not None])
     try:
         yield fd
@@ -326,10 +376,30 @@ def _address(text: str) -> int:
 
 
 def _disk(text: str) -> Disk:
-    path = text.removesuffix(",ro")
+    path, readonly, bus = text, False, DISK_BUSES[0]
+    while True:
+        # From the end: what is no option is a part of the name.
+        rest, comma, word = path.rpartition(",")
+        if not comma:
+            break
+        if word == "ro":
+            path, readonly = rest, True
+        elif word.startswith("bus="):
+            known = next((bus for bus in DISK_BUSES if word == f"bus={bus}"), None)
+            if known is None:
+                raise UsageError(
+                    f"A disk hangs on no {word.removeprefix('bus=')!r}: use {' or '.join(DISK_BUSES)}."
+                )
+            path, bus = rest, known
+        else:
+            break
     if not path:
         raise UsageError("--disk needs a file: write --disk FILE, or --disk FILE,ro for a read-only one.")
-    return Disk(Path(path), readonly=path != text)
+    return Disk(Path(path), readonly, bus)
+
+
+def _cdrom(text: str) -> Path | None:
+    return None if text == "none" else Path(text)
 
 
 def _serial(text: str) -> Serial:

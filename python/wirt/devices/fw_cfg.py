@@ -27,6 +27,7 @@ UUID: Final = 0x02
 RAM_SIZE: Final = 0x03
 NOGRAPHIC: Final = 0x04
 NB_CPUS: Final = 0x05
+BOOT_MENU: Final = 0x0E
 MAX_CPUS: Final = 0x0F
 FILE_DIR: Final = 0x19
 FILE_FIRST: Final = 0x20

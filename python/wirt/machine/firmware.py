@@ -41,11 +41,13 @@ def contents(
     cpus: int,
     acpi: AcpiTables,
     smbios: SmbiosTables,
-    disk_slots: Sequence[int],
+    boot_order: Sequence[str],
+    boot_menu: bool,
+    nographic: bool,
     files: Mapping[str, bytes],
 ) -> fw_cfg.Contents:
-    """Collect all items. `disk_slots` are the PCI slots of the disks to boot from, in order; `files` the
-    user's.
+    """Collect all items. `boot_order` are Open Firmware paths of devices to boot from; `boot_menu`: the user
+    is asked; `nographic`: firmware talks on the first serial port; `files` are the user's.
     """
     own = {
         "etc/e820": e820(layout),
@@ -54,16 +56,16 @@ def contents(
         "etc/table-loader": table_loader(acpi),
         "etc/smbios/smbios-anchor": smbios.anchor32(0),
         "etc/smbios/smbios-tables": smbios.structures,
-        "etc/show-boot-menu": struct.pack("<H", 0),
+        "etc/show-boot-menu": struct.pack("<H", boot_menu),
     }
-    if disk_slots:
-        own["bootorder"] = boot_order(disk_slots)
+    if boot_order:
+        own["bootorder"] = "\n".join(boot_order).encode("ascii") + b"\0"
     return fw_cfg.Contents(
         items={
             fw_cfg.UUID: uuid,
             fw_cfg.RAM_SIZE: struct.pack("<Q", layout.ram_size),
-            # There is no screen: SeaBIOS then talks on COM1.
-            fw_cfg.NOGRAPHIC: struct.pack("<H", 1),
+            fw_cfg.NOGRAPHIC: struct.pack("<H", nographic),
+            fw_cfg.BOOT_MENU: struct.pack("<H", boot_menu),
             fw_cfg.NB_CPUS: struct.pack("<H", cpus),
             fw_cfg.MAX_CPUS: struct.pack("<H", cpus),
         },
@@ -102,8 +104,3 @@ def table_loader(acpi: AcpiTables) -> bytes:
         for blob, offset, start, size in acpi.checksums
     ]
     return b"".join(command.ljust(128, b"\0") for command in commands)
-
-
-def boot_order(disk_slots: Sequence[int]) -> bytes:
-    """Open Firmware paths of virtio disks, a line each, ended by NUL."""
-    return "\n".join(f"/pci@i0cf8/scsi@{slot:x}/disk@0,0" for slot in disk_slots).encode("ascii") + b"\0"

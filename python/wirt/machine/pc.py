@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -12,9 +12,9 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.devices.fw_cfg import FwCfg
 from wirt.errors import UsageError
-from wirt.machine import acpi, boot, firmware, rom, smbios
-from wirt.machine.memory_map import HIGH_MEMORY_BASE, SMBIOS_BASE, MemoryMap, Range, memory_map
-from wirt.storage.raw import open_raw
+from wirt.machine import acpi, backing, boot, drives, firmware, hardware, rom, smbios
+from wirt.machine.drives import Disk
+from wirt.machine.memory_map import SMBIOS_BASE, MemoryMap, Range, memory_map
 
 COM1_PORT: Final = 0x3F8
 COM1_IRQ: Final = 4
@@ -22,15 +22,11 @@ RNG_SLOT: Final = 2
 CONSOLE_SLOT: Final = 3
 NET_SLOT: Final = 4
 FIRST_DISK_SLOT: Final = 5
-"""PCI slots; 0 and 1 are the chipset's. Disks take the slots up to 31."""
-MAX_DISKS: Final = 32 - FIRST_DISK_SLOT
-
-
-class Disk(NamedTuple):
-    """A raw disk image. Writes reach the file unless `readonly`."""
-
-    path: Path
-    readonly: bool = False
+LAST_SLOT: Final = 31
+"""PCI slots; 0 and 1 are the chipset's. Virtio disks take them upwards from the fifth, other devices
+downwards from the last, in the order in which `assemble` adds them.
+"""
+MAX_DISKS: Final = LAST_SLOT + 1 - FIRST_DISK_SLOT
 
 
 class Instruments(NamedTuple):
@@ -62,17 +58,38 @@ class PcConfig(NamedTuple):
     initrd: Path | bytes | None = None
     cmdline: str | None = ""
     """None is what the kernel's format makes of it: see `boot.load`."""
-    firmware: Path | None = None
+    firmware: rom.Firmware | None = None
+    variables: int | None = None
+    """A descriptor of the firmware's variables, where it keeps them in flash."""
+    boot_order: Sequence[drives.BootKind] = drives.BOOT_ORDER
+    boot_menu: bool = False
+    serial_firmware: bool = True
+    """Firmware talks on the first serial port as well."""
     cpu: str = "host"
     instruments: Instruments = NO_INSTRUMENTS
     disks: Sequence[Disk] = ()
+    vga: bool = False
+    virtio: hardware.VirtioInterfaces = "transitional"
     devices: Sequence[Device] = ()
-    debug_exit: bool = False
-    pc_testdev: bool = False
+    named_devices: Sequence[hardware.NamedDevice] = ()
+    told: Callable[[str, str], None] = lambda device, event: None
+    """Called from any thread when a device has something to tell: its model, and a word."""
     debug_port: int | None = None
     """A file descriptor for what firmware prints to port 0x402."""
     fw_cfg: Mapping[str, bytes] = MappingProxyType({})
     """The user's files in fw_cfg, by name."""
+
+
+class FarEnds(NamedTuple):
+    """What lies on the far side of devices, and outlives the machine when a guest resets it."""
+
+    com1: _core.Terminal
+    virtio_console: _core.Terminal
+    screen: _core.Screen
+    balloon: _core.Balloon
+    cdroms: Sequence[_core.Medium] = ()
+    ports: Sequence[tuple[str, _core.Terminal]] = ()
+    """Of the virtio console, by name."""
 
 
 class Pc(NamedTuple):
@@ -86,37 +103,47 @@ class Pc(NamedTuple):
     entry: boot.EntryState | None
 
 
-def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Terminal) -> Pc:
-    """Make the machine, with the given far ends of its serial port and its virtio console.
+def assemble(config: PcConfig, ends: FarEnds, *, watchdog_expired: bool = False) -> Pc:
+    """Make the machine. `watchdog_expired`: that is why it is made anew.
 
     Raises BootError, ValueError, CoreError or UsageError with one sentence for the user; nothing is left
     behind then.
     """
     layout = memory_map(config.memory_size)
-    image = rom.read(config.firmware) if config.firmware is not None else None
-    memory = _memory(layout, image)
+    variables = 0 if config.variables is None else os.fstat(config.variables).st_size
+    behind = backing.make(layout, config.firmware, variables=variables, vga=config.vga)
+    memory = behind.memory
     machine = _core.Machine(
         memory,
         config.cpus,
         config.accelerator,
         config.cpu,
         *config.instruments,
-        firmware=None if image is None else layout.ram_size + len(image.data) - rom.LOW_SIZE,
+        firmware=behind.low_firmware,
+        virtio=config.virtio,
     )
     try:
-        machine.add_uart("COM1", COM1_PORT, COM1_IRQ, com1)
+        machine.add_hpet()
+        machine.add_uart("COM1", COM1_PORT, COM1_IRQ, ends.com1)
         machine.add_rng(RNG_SLOT, "rng0")
-        machine.add_console(CONSOLE_SLOT, virtio_console)
+        machine.add_console(CONSOLE_SLOT, ends.virtio_console, ends.ports)
         machine.add_net(NET_SLOT, "net0", hardware_address(config.uuid))
-        for index, disk in enumerate(config.disks):
-            _add_disk(machine, index, disk)
-        if config.debug_exit:
-            machine.add_debug_exit()
-        if config.pc_testdev:
-            machine.add_pc_testdev()
+        boot_paths = _add_drives(machine, config, ends)
+        slots = iter(range(LAST_SLOT, FIRST_DISK_SLOT + _virtio_disks(config) - 1, -1))
+        if behind.vram is not None:
+            bios = rom.read_rom(rom.vga_bios())
+            machine.add_vga(_next(slots), ends.screen, behind.vram, backing.VRAM_SIZE, bios)
+        if config.firmware is not None:
+            _add_flash(machine, config, behind)
+        for named in config.named_devices:
+            slot = _next(slots) if hardware.MODELS[named.model].pci else None
+            place = hardware.Place(
+                machine, slot, config.told, ends.balloon, config.memory_size, watchdog_expired
+            )
+            hardware.add(named, place)
         if config.debug_port is not None:
             machine.add_debug_port(config.debug_port)
-        for device in (_fw_cfg(memory, layout, config), *config.devices):
+        for device in (_fw_cfg(memory, layout, config, boot_paths), *config.devices):
             _attach(machine, layout, device)
         entry = None
         if config.kernel is not None:
@@ -129,35 +156,49 @@ def assemble(config: PcConfig, com1: _core.Terminal, virtio_console: _core.Termi
     return Pc(layout, memory, machine, entry)
 
 
-def _memory(layout: MemoryMap, image: rom.Firmware | None) -> _core.GuestMemory:
-    """Make RAM, and behind it in the backing memory the firmware."""
-    regions = []
-    for ram in layout.ram:
-        # What the host bridge may show otherwise is a region of its own.
-        low = max(0, HIGH_MEMORY_BASE - ram.address) if ram.range.end > HIGH_MEMORY_BASE else 0
-        if low:
-            regions.append((ram.address, low, ram.offset, False))
-        regions.append((ram.address + low, ram.size - low, ram.offset + low, False))
-    if image is None:
-        return _core.GuestMemory(regions)
-    regions.append((image.address, len(image.data), layout.ram_size, True))
-    memory = _core.GuestMemory(regions)
-    memory.write_backing(layout.ram_size, image.data)
-    return memory
+def _virtio_disks(config: PcConfig) -> int:
+    return sum(disk.bus == "virtio" for disk in config.disks)
+
+
+def _next(slots: Iterator[int]) -> int:
+    slot = next(slots, None)
+    if slot is None:
+        raise UsageError("The machine has more PCI devices than its bus has slots: leave some out.")
+    return slot
+
+
+def _add_drives(
+    machine: _core.Machine, config: PcConfig, ends: FarEnds
+) -> Mapping[drives.BootKind, Sequence[str]]:
+    """Add disks and CD-ROM drives; return the paths by which firmware knows them."""
+    on_ide = [disk for disk in config.disks if disk.bus == "ide"]
+    ide: list[str] = []
+    cdroms: list[str] = []
+    if on_ide or ends.cdroms or config.firmware is not None:
+        ide, cdroms = drives.add_ide(machine, on_ide, ends.cdroms)
+    next_ide, slot = iter(ide), FIRST_DISK_SLOT
+    disks = []
+    for index, disk in enumerate(config.disks):
+        if disk.bus == "ide":
+            disks.append(next(next_ide))
+        else:
+            disks.append(drives.add_virtio_disk(machine, slot, index, disk))
+            slot += 1
+    return {"disk": disks, "cdrom": cdroms}
+
+
+def _add_flash(machine: _core.Machine, config: PcConfig, behind: backing.Backing) -> None:
+    if behind.variables is not None and config.variables is not None:
+        machine.add_flash(*behind.variables, config.variables, False)
+    if behind.code is not None and config.firmware is not None:
+        with config.firmware.code.open("rb") as file:
+            machine.add_flash(*behind.code, file.fileno(), True)
 
 
 def hardware_address(uuid: bytes) -> tuple[int, int, int, int, int, int]:
     """The network card's address: locally administered, and always the same for a machine."""
     first, second, third, fourth, fifth = uuid[-5:]
     return (0x52, first, second, third, fourth, fifth)
-
-
-def _add_disk(machine: _core.Machine, index: int, disk: Disk) -> None:
-    fd = open_raw(disk.path, readonly=disk.readonly)
-    try:
-        machine.add_disk(FIRST_DISK_SLOT + index, f"disk{index}", fd, disk.readonly, f"wirt-disk{index}")
-    finally:
-        os.close(fd)
 
 
 def _attach(machine: _core.Machine, layout: MemoryMap, device: Device) -> None:
@@ -177,7 +218,12 @@ def _attach(machine: _core.Machine, layout: MemoryMap, device: Device) -> None:
         machine.add_mmio_device(device, device.name, device.mmio[0], device.mmio[-1], device.sizes)
 
 
-def _fw_cfg(memory: _core.GuestMemory, layout: MemoryMap, config: PcConfig) -> FwCfg:
+def _fw_cfg(
+    memory: _core.GuestMemory,
+    layout: MemoryMap,
+    config: PcConfig,
+    boot_paths: Mapping[drives.BootKind, Sequence[str]],
+) -> FwCfg:
     """The firmware interface; its tables are made when a guest asks, which few do after a direct boot."""
     return FwCfg(
         memory,
@@ -187,7 +233,9 @@ def _fw_cfg(memory: _core.GuestMemory, layout: MemoryMap, config: PcConfig) -> F
             cpus=config.cpus,
             acpi=_acpi(layout, config),
             smbios=_smbios(layout, config),
-            disk_slots=range(FIRST_DISK_SLOT, FIRST_DISK_SLOT + len(config.disks)),
+            boot_order=[path for kind in config.boot_order for path in boot_paths.get(kind, ())],
+            boot_menu=config.boot_menu,
+            nographic=config.serial_firmware,
             files=config.fw_cfg,
         ),
     )
@@ -203,7 +251,15 @@ def _place_tables(memory: _core.GuestMemory, layout: MemoryMap, config: PcConfig
 
 
 def _acpi(layout: MemoryMap, config: PcConfig) -> acpi.AcpiTables:
-    return acpi.build(acpi.AcpiConfig(apic_ids=tuple(range(config.cpus)), pci64=layout.pci64))
+    return acpi.build(
+        acpi.AcpiConfig(
+            apic_ids=tuple(range(config.cpus)),
+            pci64=layout.pci64,
+            vga=config.vga,
+            hpet=True,
+            pvpanic=any(named.model == "pvpanic" for named in config.named_devices),
+        )
+    )
 
 
 def _smbios(layout: MemoryMap, config: PcConfig) -> smbios.SmbiosTables:

@@ -6,7 +6,9 @@ from typing import Literal, NamedTuple
 
 from wirt import _core
 
-Reason = Literal["shutdown", "reset", "exit", "triple-fault", "halted", "internal-error", "killed"]
+Reason = Literal[
+    "shutdown", "reset", "exit", "triple-fault", "halted", "internal-error", "killed", "panicked"
+]
 
 
 class Result(NamedTuple):

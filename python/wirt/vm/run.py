@@ -9,7 +9,8 @@ from typing import Final
 
 from wirt.devices.device import Device
 from wirt.errors import Error, UsageError, WaitTimeout
-from wirt.machine.pc import NO_INSTRUMENTS, Disk, Instruments
+from wirt.machine.drives import Disk
+from wirt.machine.pc import NO_INSTRUMENTS, Instruments
 from wirt.vm.frames import FrameReader
 from wirt.vm.shell import CompletedExec
 from wirt.vm.vm import VM

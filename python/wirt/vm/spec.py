@@ -12,20 +12,20 @@ from typing import Final, Literal, NamedTuple
 from wirt.devices.device import Device, check_ranges
 from wirt.devices.fw_cfg import MAX_NAME, MAX_SIZE
 from wirt.errors import CapacityError, NotFoundError, UsageError
-from wirt.machine import rom
+from wirt.machine import hardware, rom
+from wirt.machine.drives import BOOT_ORDER, BootKind, Disk, ide_places
 from wirt.machine.firmware import USER_PREFIX
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
-from wirt.machine.pc import MAX_DISKS, Disk
+from wirt.machine.pc import MAX_DISKS
 from wirt.vm.sizes import format_size, parse_size
 
 MAX_CPUS: Final = 255
 CPU_MODELS: Final = ("host", "x86-64-v2", "x86-64-v3", "x86-64-v4")
-DEBUG_EXIT: Final = "isa-debug-exit"
-PC_TESTDEV: Final = "pc-testdev"
-NAMED_DEVICES: Final = (DEBUG_EXIT, PC_TESTDEV)
-"""Devices that are asked for by their names in QEMU."""
 MAX_FW_CFG_FILES: Final = 1000
 """Far more than anybody needs, and far fewer than there are selectors."""
+MAX_PORTS: Final = 30
+"""Ports of the virtio console besides the console itself."""
+MAX_PORT_NAME: Final = 64
 Guest = Literal["tiny"]
 
 
@@ -36,14 +36,23 @@ class Spec(NamedTuple):
     kernel: Path | bytes | None
     initrd: Path | bytes | None
     append: str | None
-    firmware: Path | None
+    firmware: rom.Firmware | None
+    nvram: Path | None
+    """The file of a firmware's variables; None: they are forgotten with the machine."""
+    boot: tuple[BootKind, ...]
+    boot_menu: bool
     memory: int
     cpus: int
     cpu: str
     disks: tuple[Disk, ...]
+    cdroms: tuple[Path | None, ...]
+    """What is in each CD-ROM drive at the start."""
+    vga: bool
+    virtio: hardware.VirtioInterfaces
+    ports: tuple[str, ...]
+    """Names of the virtio console's other ports."""
     devices: tuple[Device, ...]
-    debug_exit: bool
-    pc_testdev: bool
+    named_devices: tuple[hardware.NamedDevice, ...]
     fw_cfg: Mapping[str, bytes]
     uuid: bytes
     """16 bytes, in the order in which UUIDs are written (RFC 9562)."""
@@ -56,10 +65,17 @@ def make_spec(
     initrd: str | os.PathLike[str] | bytes | None,
     append: str | None,
     firmware: str | os.PathLike[str] | None = None,
+    nvram: str | os.PathLike[str] | None = None,
+    boot: str | Sequence[str] = (),
+    boot_menu: bool = False,
     memory: str | int,
     cpus: int,
     cpu: str,
     disks: Sequence[str | os.PathLike[str] | Disk],
+    cdroms: Sequence[str | os.PathLike[str] | None] = (),
+    vga: bool | None = None,
+    virtio: str = "transitional",
+    ports: Sequence[str] = (),
     devices: Sequence[Device | str],
     fw_cfg: Mapping[str, bytes] | None = None,
 ) -> Spec:
@@ -77,7 +93,7 @@ def make_spec(
         raise UsageError("A kernel is started without firmware: leave one of the two out.")
     if append is not None and not isinstance(append, str):
         raise UsageError(f"The kernel command line is given as {type(append).__name__}: give a string.")
-    for wish, given in (("disks", disks), ("devices", devices)):
+    for wish, given in (("disks", disks), ("cdroms", cdroms), ("ports", ports), ("devices", devices)):
         if isinstance(given, str | bytes | os.PathLike):
             raise UsageError(f"Several {wish} can be given: write {wish}=[{given!r}] for one.")
     if len(disks) > MAX_DISKS:
@@ -85,23 +101,40 @@ def make_spec(
     models = [device for device in devices if isinstance(device, Device)]
     for model in models:
         check_ranges(model)
-    for name in devices:
-        if not isinstance(name, Device) and name not in NAMED_DEVICES:
-            known = " or ".join(map(repr, NAMED_DEVICES))
-            raise UsageError(f"There is no device {name!r}: use {known}, or a wirt.Device.")
+    named = tuple(hardware.parse(device) for device in devices if not isinstance(device, Device))
+    for one, other in combinations(named, 2):
+        if one.model == other.model:
+            raise UsageError(f"A machine has one {one.model} at most: leave the others out.")
+    checked_disks = _disks(disks)
+    discs = tuple(None if cdrom is None else _cdrom(Path(cdrom)) for cdrom in cdroms)
+    ide_places(sum(disk.bus == "ide" for disk in checked_disks), len(discs))
+    boots = guest is None and kernel is None and bool(disks or discs)
+    found = _firmware(firmware, boots=boots)
+    if nvram is not None and (found is None or found.variables is None):
+        raise UsageError(
+            "Only firmware in flash keeps variables: give the file of them with firmware='ovmf'."
+        )
+    if (boot or boot_menu) and found is None:
+        raise UsageError("Nothing but firmware looks for what to boot: give a firmware, or no order.")
     return Spec(
         guest="tiny" if guest is not None else None,
         kernel=_image("kernel", kernel),
         initrd=_image("initrd", initrd),
         append=append,
-        firmware=_firmware(firmware, boots=guest is None and kernel is None and bool(disks)),
+        firmware=found,
+        nvram=None if nvram is None else _nvram(Path(nvram)),
+        boot=_boot(boot),
+        boot_menu=boot_menu,
         memory=_memory(memory),
         cpus=_cpus(cpus),
         cpu=_cpu(cpu),
-        disks=_disks(disks),
+        disks=checked_disks,
+        cdroms=discs,
+        vga=found is not None if vga is None else vga,
+        virtio=_virtio(virtio),
+        ports=_ports(ports),
         devices=tuple(models),
-        debug_exit=DEBUG_EXIT in devices,
-        pc_testdev=PC_TESTDEV in devices,
+        named_devices=named,
         fw_cfg=_fw_cfg(fw_cfg or {}),
         uuid=_random_uuid(),
     )
@@ -150,6 +183,28 @@ def _cpu(wish: str) -> str:
     return wish
 
 
+def _virtio(wish: str) -> hardware.VirtioInterfaces:
+    found = next((interfaces for interfaces in hardware.VIRTIO_INTERFACES if interfaces == wish), None)
+    if found is None:
+        raise UsageError(f"Virtio devices cannot be {wish!r}: use {', '.join(hardware.VIRTIO_INTERFACES)}.")
+    return found
+
+
+def _ports(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        plain = isinstance(name, str) and name.isascii() and name.isprintable()
+        if not plain or not 1 <= len(name) <= MAX_PORT_NAME or name[0] == "." or set(name) & {"/", " "}:
+            raise UsageError(
+                f"{name!r} is no name of a port: use up to {MAX_PORT_NAME} letters, digits, dots and the like, "
+                "for instance org.qemu.guest_agent.0."
+            )
+    if len(set(names)) < len(names):
+        raise UsageError("Two ports have one name: choose others.")
+    if len(names) > MAX_PORTS:
+        raise UsageError(f"A machine has at most {MAX_PORTS} ports, not {len(names)}.")
+    return tuple(names)
+
+
 def _fw_cfg(files: Mapping[str, bytes]) -> dict[str, bytes]:
     if len(files) > MAX_FW_CFG_FILES:
         raise UsageError(f"fw_cfg takes at most {MAX_FW_CFG_FILES} files, not {len(files)}.")
@@ -167,14 +222,41 @@ def _fw_cfg(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return dict(files)
 
 
-def _firmware(wish: str | os.PathLike[str] | None, *, boots: bool) -> Path | None:
-    """The file of the firmware. `boots`: without a wish there is something for it to boot from."""
+def _firmware(wish: str | os.PathLike[str] | None, *, boots: bool) -> rom.Firmware | None:
+    """The firmware's files. `boots`: without a wish there is something for it to boot from."""
     if wish is None:
         wish = "seabios" if boots else "none"
     if wish == "none":
         return None
-    path = rom.find(os.fspath(wish))
-    _check_file("firmware", path, writable=False)
+    found = rom.find(os.fspath(wish))
+    _check_file("firmware", found.code, writable=False)
+    return found
+
+
+def _boot(wish: str | Sequence[str]) -> tuple[BootKind, ...]:
+    """The order of kinds of devices; those that are not named come last."""
+    words = [word for word in wish.split(",") if word] if isinstance(wish, str) else list(wish)
+    kinds = []
+    for word in words:
+        kind = next((kind for kind in BOOT_ORDER if kind == word), None)
+        if kind is None or kind in kinds:
+            raise UsageError(f"{word!r} is nothing to boot from, or said twice: use {', '.join(BOOT_ORDER)}.")
+        kinds.append(kind)
+    return (*kinds, *(kind for kind in BOOT_ORDER if kind not in kinds))
+
+
+def _nvram(path: Path) -> Path:
+    if path.exists() or path.is_symlink():
+        _check_file("file of variables", path, writable=True)
+    elif not path.parent.is_dir():
+        raise NotFoundError(
+            f"The directory {path.parent}, for the file of variables, does not exist: make it."
+        )
+    return path
+
+
+def _cdrom(path: Path) -> Path:
+    _check_file("CD-ROM image", path, writable=False, block_device=True)
     return path
 
 

@@ -10,22 +10,32 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from wirt import _core
 from wirt.devices.device import Device
 from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
-from wirt.machine.pc import NO_INSTRUMENTS, Disk, Instruments, Pc, PcConfig, assemble
+from wirt.machine.drives import Disk
+from wirt.machine.pc import NO_INSTRUMENTS, FarEnds, Instruments, Pc, PcConfig, assemble
+from wirt.storage.nvram import open_variables
 from wirt.threads import named_thread
 from wirt.vm.accelerator import choose
+from wirt.vm.balloon import Balloon
+from wirt.vm.cdrom import CdromDrive
 from wirt.vm.console import HISTORY, Console
+from wirt.vm.input import Keyboard, Mouse
 from wirt.vm.memory import Memory
 from wirt.vm.registers import entry_registers
 from wirt.vm.result import Result, result_of
+from wirt.vm.screen import Screen
 from wirt.vm.shell import CompletedExec, Shell
 from wirt.vm.spec import Spec, make_spec
 from wirt.vm.vcpu import Vcpu
+from wirt.vm.viewing import parse_display, serve
+
+if TYPE_CHECKING:
+    from wirt.display.server import Server
 
 TINY_CMDLINE: Final = "console=ttyS0 quiet"
 
@@ -44,16 +54,22 @@ class VM:
     `guest` is the built-in guest "tiny"; otherwise `kernel` names a bzImage, an ELF with a PVH note or a
     Multiboot image (or is the bytes of one), with `initrd` and the kernel command line `append` (default:
     console=ttyS0, for Multiboot nothing; the built-in guest has its own, to which `append` is added). With
-    neither, `firmware` boots from the disks: seabios (the default when there is one) or the file of an image.
-    With none, the machine stands at the processor's reset state until registers and memory are set.
+    neither, `firmware` boots from disks and CD-ROMs: seabios (the default when there is one), ovmf (UEFI,
+    whose variables are in the file `nvram`, made when there is none) or the file of an image. `boot` is the
+    order of disk and cdrom; with `boot_menu` the user is asked. With no firmware, the machine stands at the
+    processor's reset state until registers and memory are set.
 
     `memory` takes 512M, 2GiB or bytes; `cpus` is 1 to 255; `cpu` is the model they show themselves as: host,
-    x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`;
-    `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides `console`:
-    nowhere, or to a file descriptor. `devices` are attached in order; the names isa-debug-exit and pc-testdev
-    stand for QEMU's devices. `debug_port` is a file descriptor for what firmware prints to port 0x402;
-    `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With `reboot`, a guest's reset
-    starts the machine again from its images; otherwise it ends it. `instruments` look at the recompiler.
+    x86-64-v2, x86-64-v3 or x86-64-v4; `disks` are raw images, as paths or `Disk`; each of `cdroms` is a drive
+    with this image in it, or None; `vga` says whether there is a screen (default: with firmware), and
+    `display` lets viewers see it: vnc, vnc:PORT, vnc:HOST:PORT or vnc:unix:PATH, with options as `wirt run`
+    has them. `virtio` says which interfaces virtio devices have: transitional, modern or legacy; `ports` are
+    names of virtio ports, which are then in `ports`. `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides
+    `console`: nowhere, or to a file descriptor. `devices` are attached in order: of Python, or by name with
+    options, as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware prints to port
+    0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With `reboot`, a
+    guest's reset starts the machine again from its images; otherwise it ends it. `instruments` look at the
+    recompiler.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
     is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.
@@ -67,10 +83,18 @@ class VM:
         initrd: str | os.PathLike[str] | bytes | None = None,
         append: str | None = None,
         firmware: str | os.PathLike[str] | None = None,
+        nvram: str | os.PathLike[str] | None = None,
+        boot: str | Sequence[str] = (),
+        boot_menu: bool = False,
         memory: str | int = "512M",
         cpus: int = 1,
         cpu: str = "host",
         disks: Sequence[str | os.PathLike[str] | Disk] = (),
+        cdroms: Sequence[str | os.PathLike[str] | None] = (),
+        vga: bool | None = None,
+        display: str | None = None,
+        virtio: str = "transitional",
+        ports: Sequence[str] = (),
         accel: str = "auto",
         serial: int | None = None,
         devices: Sequence[Device | str] = (),
@@ -85,10 +109,17 @@ class VM:
             initrd=initrd,
             append=append,
             firmware=firmware,
+            nvram=nvram,
+            boot=boot,
+            boot_menu=boot_menu,
             memory=memory,
             cpus=cpus,
             cpu=cpu,
             disks=disks,
+            cdroms=cdroms,
+            vga=True if vga is None and display is not None else vga,
+            virtio=virtio,
+            ports=ports,
             devices=devices,
             fw_cfg=fw_cfg,
         )
@@ -108,10 +139,34 @@ class VM:
         if debug_port is not None:
             _check_descriptor("debug_port", debug_port)
         self._virtio_terminal = _core.Terminal(HISTORY)
+        screen = _core.Screen()
+        self.screen = Screen(screen if self.spec.vga else None, lambda: self._result is not None)
+        """What the VGA card shows."""
+        self.keyboard = Keyboard(lambda: self._running_machine)
+        self.mouse = Mouse(lambda: self._running_machine)
+        self.cdroms = tuple(CdromDrive(path) for path in self.spec.cdroms)
+        """The CD-ROM drives, in order."""
+        balloon = _core.Balloon()
+        has_balloon = any(named.model == "virtio-balloon" for named in self.spec.named_devices)
+        self.balloon = Balloon(
+            balloon if has_balloon else None, self.spec.memory, lambda: self._result is not None
+        )
+        """How much memory the guest is to make do with."""
+        self._port_terminals = [(name, _core.Terminal(HISTORY)) for name in self.spec.ports]
+        self._ends = FarEnds(
+            self._terminal,
+            self._virtio_terminal,
+            screen,
+            balloon,
+            [drive.medium for drive in self.cdroms],
+            self._port_terminals,
+        )
         self.console = Console(self._terminal)
         """The first serial port, ttyS0 in Linux."""
         self.virtio_console = Console(self._virtio_terminal)
         """The virtio console, hvc0 in Linux."""
+        self.ports = {name: Console(terminal) for name, terminal in self._port_terminals}
+        """The host's ends of the virtio ports, by name: /dev/virtio-ports/NAME in Linux."""
         self.memory = Memory(lambda: self._open_pc.memory)
         self.vcpus: tuple[Vcpu, ...] = tuple(
             Vcpu(lambda: self._open_pc.machine, index) for index in range(cpus)
@@ -122,10 +177,26 @@ class VM:
         self._ended = threading.Event()
         self._result: Result | None = None
         self._closing = False
+        self._watchdog_expired = False
+        self._panicked = False
         self._supervisor: threading.Thread | None = None
-        self._config = self._make_config(debug_port)
         # None once the machine is closed, so that its memory goes even if somebody keeps this object.
-        self._pc: Pc | None = self._assemble()
+        self._pc: Pc | None = None
+        wanted = None if display is None else parse_display(display)
+        firmware_files = self.spec.firmware
+        self._variables: int | None = None
+        if firmware_files is not None and firmware_files.variables is not None:
+            self._variables = open_variables(self.spec.nvram, firmware_files.variables)
+        self.display: Server | None = None
+        """The VNC server, where there is one."""
+        try:
+            self._config = self._make_config(debug_port, serial_firmware=wanted is None)
+            self._pc = self._assemble()
+            if wanted is not None:
+                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, _log)
+        except BaseException:
+            self.close()
+            raise
         _open_machines.add(self)
 
     def start(self) -> None:
@@ -225,8 +296,12 @@ class VM:
             pc, self._pc = self._pc, None
         if pc is not None:
             pc.machine.close()
-        self._terminal.close()
-        self._virtio_terminal.close()
+        if self.display is not None:
+            self.display.close()
+        if self._variables is not None:
+            os.close(self._variables)
+            self._variables = None
+        self._close_terminals()
         _open_machines.discard(self)
 
     def __enter__(self) -> Self:
@@ -239,7 +314,7 @@ class VM:
     ) -> None:
         self.close()
 
-    def _make_config(self, debug_port: int | None) -> PcConfig:
+    def _make_config(self, debug_port: int | None, *, serial_firmware: bool) -> PcConfig:
         spec = self.spec
         kernel, initrd, cmdline = spec.kernel, spec.initrd, spec.append
         if spec.guest is not None:
@@ -262,10 +337,16 @@ class VM:
             initrd=initrd,
             cmdline=cmdline,
             firmware=spec.firmware,
+            variables=self._variables,
+            boot_order=spec.boot,
+            boot_menu=spec.boot_menu,
+            serial_firmware=serial_firmware,
             disks=spec.disks,
+            vga=spec.vga,
+            virtio=spec.virtio,
             devices=spec.devices,
-            debug_exit=spec.debug_exit,
-            pc_testdev=spec.pc_testdev,
+            named_devices=spec.named_devices,
+            told=self._told,
             debug_port=debug_port,
             fw_cfg=spec.fw_cfg,
         )
@@ -278,9 +359,31 @@ class VM:
             raise ClosedError("The machine is closed.")
         return pc
 
+    @property
+    def _running_machine(self) -> _core.Machine | None:
+        """The machine that takes keys."""
+        pc = self._pc
+        return None if pc is None or self._result is not None else pc.machine
+
+    def _told(self, device: str, event: str) -> None:
+        """A device has something to tell, on a thread of the machine's: nothing here may wait for it."""
+        action = next(
+            dict(named.options)["action"] for named in self.spec.named_devices if named.model == device
+        )
+        if device == "i6300esb":
+            self._watchdog_expired = True
+        elif event != "panicked":
+            return
+        else:
+            self._panicked = True
+            if action == "poweroff":
+                self._open_pc.machine.kill()
+        if action == "pause":
+            named_thread("pause", lambda: self._call(self.pause)).start()
+
     def _assemble(self) -> Pc:
         try:
-            pc = assemble(self._config, self._terminal, self._virtio_terminal)
+            pc = assemble(self._config, self._ends, watchdog_expired=self._watchdog_expired)
             if pc.entry is not None:
                 pc.machine.set_registers(0, entry_registers(pc.entry))
         except boot.BootUsageError as error:
@@ -329,9 +432,12 @@ class VM:
         with self._lock:
             if self._result is None:
                 self._result = result
-        self._terminal.close()
-        self._virtio_terminal.close()
+        self._close_terminals()
         self._ended.set()
+
+    def _close_terminals(self) -> None:
+        for terminal in (self._terminal, self._virtio_terminal, *(end for _, end in self._port_terminals)):
+            terminal.close()
 
     def _call(self, method: Callable[[], None]) -> None:
         try:
@@ -350,6 +456,12 @@ def _cannot_be_made(reason: str) -> Error:
         f"This host has not enough for the machine ({reason[: shortage.start()]}): ask for less memory or "
         "fewer vCPUs, or raise the limits of this process."
     )
+
+
+def _log(sentence: str) -> None:
+    import logging
+
+    logging.getLogger("wirt").warning("%s", sentence)
 
 
 def _check_descriptor(name: str, fd: int) -> None:

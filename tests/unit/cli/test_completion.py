@@ -40,7 +40,7 @@ def script(request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("wirt d", {"doctor"}),
+        ("wirt d", {"devices", "doctor"}),
         ("wirt run --ac", {"--accel", "--accel-stats"}),
         ("wirt run --accel ", {"auto", "kvm", "recompiler"}),
         ("wirt run -q t", {"tiny"}),
@@ -69,7 +69,7 @@ def test_bash_completes_files(script: Path) -> None:
 @pytest.mark.parametrize("script", ["fish"], indirect=True)
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("wirt d", "doctor"), ("wirt run --accel-", "--accel-stats"), ("wirt run --accel k", "kvm")],
+    [("wirt do", "doctor"), ("wirt run --accel-", "--accel-stats"), ("wirt run --accel k", "kvm")],
 )
 def test_fish_completes(script: Path, line: str, expected: str) -> None:
     command = ["fish", "-N", "-c", f"source {script}; complete -C '{line}'"]

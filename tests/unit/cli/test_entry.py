@@ -39,7 +39,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "Say what to do: run, doctor, completion. See 'wirt --help'."),
+        ([], "Say what to do: run, devices, doctor, completion. See 'wirt --help'."),
         (["rum"], "There is no command 'rum'. Did you mean run? See 'wirt --help'."),
         (["qqq"], "There is no command 'qqq'. See 'wirt --help'."),
         (["--nope"], "'wirt' has no option --nope. See 'wirt --help'."),

@@ -44,7 +44,13 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
         "cpus": 1,
         "cpu": "host",
         "disks": [],
+        "cdroms": [],
         "firmware": None,
+        "nvram": None,
+        "boot": "",
+        "boot_menu": False,
+        "vga": None,
+        "display": None,
         "accel": "auto",
         "serial": None,
         "devices": [],
@@ -62,6 +68,13 @@ def test_options_reach_the_machine(made: list[FakeVM]) -> None:
     assert (given["cpus"], given["memory"], given["accel"], given["reboot"]) == (2, "2G", "kvm", False)
     assert given["disks"] == [Disk(Path("x")), Disk(Path("y"), readonly=True)]
     assert given["devices"] == ["isa-debug-exit"]
+    words = "--disk x,bus=ide --cdrom c --cdrom none --firmware ovmf --nvram v --boot cdrom --boot-menu --vga none"
+    given = asked(made, *words.split(), "--display", "vnc:5901")
+    assert given["disks"] == [Disk(Path("x"), bus="ide")]
+    assert given["cdroms"] == [Path("c"), None]
+    assert (given["firmware"], given["nvram"]) == ("ovmf", "v")
+    assert (given["boot"], given["boot_menu"]) == ("cdrom", True)
+    assert (given["vga"], given["display"]) == (False, "vnc:5901")
 
 
 @pytest.mark.parametrize(("path", "disk"), [("a,b", Disk(Path("a,b"))), ("a,b,ro", Disk(Path("a,b"), True))])

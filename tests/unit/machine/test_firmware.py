@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,7 +16,7 @@ from wirt.machine.memory_map import GIB, MIB, memory_map
 UUID_TEXT = "00112233-4455-6677-8899-aabbccddeeff"
 
 
-def contents(ram: int = 256 * MIB, cpus: int = 3, disks: int = 0) -> Contents:
+def contents(ram: int = 256 * MIB, cpus: int = 3, **asked: Any) -> Contents:
     layout = memory_map(ram)
     uuid = UUID(UUID_TEXT).bytes
     return firmware.contents(
@@ -24,7 +25,9 @@ def contents(ram: int = 256 * MIB, cpus: int = 3, disks: int = 0) -> Contents:
         cpus=cpus,
         acpi=acpi.build(acpi.AcpiConfig(apic_ids=tuple(range(cpus)))),
         smbios=smbios.build(smbios.SmbiosConfig(layout=layout, uuid=uuid, cores=cpus)),
-        disk_slots=range(14, 14 + disks),
+        boot_order=asked.get("boot_order", ()),
+        boot_menu=asked.get("boot_menu", False),
+        nographic=asked.get("nographic", True),
         files={"opt/x": b"mine"},
     )
 
@@ -34,10 +37,14 @@ def test_items_tell_the_machine() -> None:
     assert items[0x02].hex() == UUID_TEXT.replace("-", "")
     assert items[0x03] == (256 * MIB).to_bytes(8, "little")
     assert items[0x05] == items[0x0F] == b"\3\0"
+    assert (items[0x04], items[0x0E]) == (b"\1\0", b"\0\0")
+    items = contents(nographic=False, boot_menu=True).items
+    assert (items[0x04], items[0x0E]) == (b"\0\0", b"\1\0")
 
 
 def test_files() -> None:
-    files = contents(disks=3).files
+    paths = ["/pci@i0cf8/scsi@e/disk@0,0", "/pci@i0cf8/ide@1,1/drive@1/disk@0"]
+    files = contents(boot_order=paths).files
     assert sorted(files) == [
         "bootorder",
         "etc/acpi/rsdp",
@@ -50,10 +57,8 @@ def test_files() -> None:
         "opt/x",
     ]
     assert files["opt/x"] == b"mine"
-    assert files["bootorder"] == (
-        b"/pci@i0cf8/scsi@e/disk@0,0\n/pci@i0cf8/scsi@f/disk@0,0\n/pci@i0cf8/scsi@10/disk@0,0\0"
-    )
-    assert "bootorder" not in contents(disks=0).files
+    assert files["bootorder"] == "\n".join(paths).encode() + b"\0"
+    assert "bootorder" not in contents().files
 
 
 @pytest.mark.parametrize("ram", [1 * MIB, 64 * MIB, 6 * GIB])
