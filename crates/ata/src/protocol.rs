@@ -115,17 +115,17 @@ impl State {
                 self.files[selected].interrupt = false;
                 self.status()
             }
-            _ if self.is_empty() => 0xFF,
             // Nobody answers for device 0, and device 0 for device 1.
-            _ if selected == 0 && self.drives[0].is_none() => 0,
+            _ if self.is_empty() || selected == 0 && self.drives[0].is_none() => 0,
             register::DEVICE => self.device,
             _ => self.files[selected].read(offset, self.control & control::HOB != 0),
         }
     }
 
-    /// The status register, without consequences. A channel without drives floats; a missing drive has no status.
+    /// The status register, without consequences. A missing drive has no status, and so has a channel without drives:
+    /// were BSY set there, as where all bits float, OVMF would wait 35 seconds for it to clear.
     pub fn status(&self) -> u8 {
-        if self.is_empty() { 0xFF } else { self.files[self.selected()].status }
+        if self.is_empty() { 0 } else { self.files[self.selected()].status }
     }
 
     /// Writes a register of the command block other than data.

@@ -2,7 +2,7 @@
 //! from user space, and with each vCPU's own identity. Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E.
 
 use crate::vm::failed;
-use hv::{CpuModel, Error, Features};
+use hv::{CpuModel, Error, Features, PHYSICAL_BITS};
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 
@@ -113,6 +113,7 @@ fn filter(entry: &mut kvm_cpuid_entry2, deadline: bool) {
             entry.ecx = entry.ecx.min(XSAVE_LIMIT);
         }
         (0x8000_0001, _) => entry.ecx &= !(1 << 2 | 1 << 23 | 1 << 24 | 1 << 28), // SVM, performance counters
+        (0x8000_0008, _) => entry.eax = entry.eax & !0xFF | (entry.eax & 0xFF).min(PHYSICAL_BITS),
         (0x8000_000A, _) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0), // SVM's features
         _ => {}
     }

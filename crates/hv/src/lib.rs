@@ -35,5 +35,5 @@ pub use tsc::Tsc;
 pub use vm::{Exit, InternalError, IoAddress, Kick, Vcpu, Vm};
 
 /// Bits of a guest physical address: what page tables and the APIC's base may use, and what CPUID leaf 0x8000_0008
-/// shows under the recompiler.
-pub const PHYSICAL_BITS: u32 = 46;
+/// says. 40 is what QEMU's PC has, and OVMF takes more at its word: it maps all of it, in pages of 2 MiB.
+pub const PHYSICAL_BITS: u32 = 40;
