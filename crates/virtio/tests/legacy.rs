@@ -4,11 +4,12 @@ mod driver;
 
 use block::RawFile;
 use driver::{DATA, Driver, READ, Ring, WRITE, eventually};
-use hv::{Bus, GuestMemory};
+use hv::{Bus, Error, GuestMemory, Interrupts, IoAddress, LocalApic, Msi, Vcpu, Vm};
 use net::NullBackend;
 use proptest::prelude::*;
+use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use virtio::{
     Balloon, BalloonOptions, Blk, BlkOptions, Interfaces, Net, NetOptions, Rng, VirtioDevice, VirtioPci, feature,
     layout, status,
@@ -268,7 +269,7 @@ fn queues_outside_ram_need_a_reset_and_one_repairs_it() {
 
 #[test]
 fn headers_of_frames_are_as_long_as_was_agreed() {
-    struct Loop(std::sync::Mutex<Vec<Vec<u8>>>);
+    struct Loop(Mutex<Vec<Vec<u8>>>);
     impl net::Backend for Loop {
         fn send(&self, frame: &[u8]) {
             self.0.lock().unwrap().push(frame.to_vec());
@@ -281,7 +282,7 @@ fn headers_of_frames_are_as_long_as_was_agreed() {
     }
     for (features, header) in [(0, 10), (1 << 15, 12)] {
         let options = NetOptions { mac: [2, 0, 0, 0, 0, 1], mtu: None };
-        let net = Net::new("net0", options, Arc::new(Loop(std::sync::Mutex::default())));
+        let net = Net::new("net0", options, Arc::new(Loop(Mutex::default())));
         let mut legacy = Legacy::new(Arc::new(net));
         legacy.start(features);
         legacy.driver.memory.write(DATA + u64::from(header), b"a frame of some bytes").unwrap();
@@ -349,6 +350,68 @@ fn kinds(memory: &Arc<GuestMemory>) -> Vec<Arc<dyn VirtioDevice>> {
         Arc::new(Net::new("net0", options, Arc::new(NullBackend))),
         Arc::new(Balloon::new("balloon0", memory.clone(), driver::RAM, BalloonOptions::default())),
     ]
+}
+
+/// An accelerator that notes where it is to signal notifications.
+#[derive(Default)]
+struct Signals(Mutex<Vec<IoAddress>>);
+
+impl Vm for Signals {
+    fn accelerator(&self) -> &'static str {
+        "none"
+    }
+    fn interrupts(&self) -> Option<Arc<dyn Interrupts>> {
+        None
+    }
+    fn create_vcpu(&self, _id: u32, _lapic: Option<Arc<dyn LocalApic>>) -> Result<Box<dyn Vcpu>, Error> {
+        Err(Error::Unavailable("there are no processors".into()))
+    }
+    fn register_ioeventfd(&self, address: IoAddress, _size: u8, _eventfd: RawFd) -> Result<bool, Error> {
+        let mut registered = self.0.lock().unwrap();
+        assert!(!registered.contains(&address));
+        registered.push(address);
+        Ok(true)
+    }
+    fn unregister_ioeventfd(&self, address: IoAddress, _size: u8, _eventfd: RawFd) -> Result<(), Error> {
+        let mut registered = self.0.lock().unwrap();
+        let at = registered.iter().position(|other| *other == address).unwrap();
+        registered.remove(at);
+        Ok(())
+    }
+    fn register_irqfd(&self, _eventfd: RawFd, _msi: Msi) -> Result<bool, Error> {
+        Ok(false)
+    }
+}
+
+#[test]
+fn notifications_are_signalled_where_a_driver_is_served() {
+    let signals = Arc::new(Signals::default());
+    let vm: Arc<dyn Vm> = signals.clone();
+    let memory = driver::memory();
+    let function = VirtioPci::new(Arc::new(Rng::new("rng0")), memory.clone(), Some(Arc::downgrade(&vm))).unwrap();
+    let mut legacy = Legacy::around(Driver::with_function(function, memory));
+    let registered = || signals.0.lock().unwrap().clone();
+    let modern = IoAddress::Mmio(legacy.driver.base + layout::NOTIFY);
+    let port = |legacy: &Legacy| IoAddress::Port(legacy.ports + QUEUE_NOTIFY);
+    assert_eq!(registered(), [modern]);
+    // The first notification may begin the service, so it has to be seen.
+    legacy.write(DEVICE_STATUS, 1, 3);
+    legacy.place_all();
+    assert_eq!(registered(), [modern]);
+    legacy.submit(0, &[(DATA, 8, WRITE)]);
+    assert_eq!(registered(), [modern, port(&legacy)]);
+    legacy.driver.set_config(0x10, 4, 0xD000);
+    legacy.ports = 0xD000;
+    assert_eq!(registered(), [modern, IoAddress::Port(0xD000 + QUEUE_NOTIFY)]);
+    legacy.driver.write(0x14, 1, 0);
+    assert_eq!(registered(), [modern]);
+    legacy.start(0);
+    assert_eq!(registered(), [modern, port(&legacy)]);
+    let state = legacy.driver.snapshot();
+    board::Device::reset(&*legacy.driver.pci);
+    assert!(registered().is_empty());
+    board::Device::load(&*legacy.driver.pci, &state).unwrap();
+    assert_eq!(registered(), [port(&legacy), modern]);
 }
 
 proptest! {

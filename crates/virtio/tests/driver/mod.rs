@@ -71,10 +71,14 @@ impl Driver {
     }
 
     pub fn with_memory(device: Arc<dyn VirtioDevice>, memory: Arc<GuestMemory>) -> Self {
+        let function = VirtioPci::new(device, memory.clone(), None).unwrap();
+        Self::with_function(function, memory)
+    }
+
+    pub fn with_function(function: Arc<VirtioPci>, memory: Arc<GuestMemory>) -> Self {
         let buses = Arc::new(Buses::new());
         let controller = Arc::new(Controller::default());
         let pci = PciBus::new(&buses, controller.clone(), &IrqLines::new(controller.clone())).unwrap();
-        let function = VirtioPci::new(device, memory.clone(), None).unwrap();
         pci.add(1, 0, IsaBridge::new(pci.pirqs().clone())).unwrap();
         pci.add(3, 0, function.clone()).unwrap();
         pci.assign_resources().unwrap();
