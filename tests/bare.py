@@ -65,7 +65,7 @@ def assemble(source: str, bits: int = 16, address: int = CODE) -> bytes:
 def real_mode_vm(
     source: str,
     accelerator: str,
-    devices: Sequence[wirt.Device] = (),
+    devices: Sequence[wirt.Device | str] = (),
     *,
     cpus: int = 1,
     cpu: str = "host",

@@ -54,7 +54,7 @@ class FakeVM:
         self.console = FakeConsole()
         self.vcpus = (FakeVcpu(0),)
         self.result: Result | None = None
-        self.closed = False
+        self.closed = self.resumed = False
         self._on_start = on_start
         self._ended = threading.Event()
 
@@ -75,6 +75,9 @@ class FakeVM:
     def kill(self) -> Result:
         self.end(KILLED)
         return self.wait()
+
+    def resume(self) -> None:
+        self.resumed = True
 
     def listings(self) -> str:
         return ""

@@ -360,6 +360,10 @@ class Machine:
     def pause(self) -> None:
         """Stop all vCPUs and return when they stand still."""
     def resume(self) -> None: ...
+    def wait_on_io_errors(self, told: Callable[[str], None]) -> None:
+        """From now on have requests of disks that are added wait, where the host cannot do them, until the
+        machine is resumed. `told` is called with the system's reason when one begins to, on its thread.
+        """
     def kill(self) -> None:
         """End the machine now. Returns at once."""
     def close(self) -> None:

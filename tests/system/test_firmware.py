@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -57,3 +59,37 @@ def test_an_image_of_an_odd_size_is_refused(tmp_path: Path, size: int, words: st
 def test_missing_firmware_is_a_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(wirt.NotFoundError, match="does not exist"):
         wirt.VM(firmware=tmp_path / "none.bin")
+
+
+HELLO = bytes.fromhex(
+    "31c0 8ed8 b80300 cd10"  # ds = 0; int 10h, function 0: mode 3
+    "be 1e7c"  # si = text
+    "ac 84c0 7408 b40e b307 cd10 ebf3"  # print it, int 10h, function 0Eh
+    "31c0 cd16 b40e cd10 ebf6"  # int 16h: print what is typed
+)
+TEXT = b"Good evening\0"
+
+
+@pytest.mark.skipif(not SEABIOS.is_file(), reason="SeaBIOS is not installed (Debian package seabios)")
+@pytest.mark.parametrize("bus", ["virtio", "ide"])
+def test_a_screen_and_a_keyboard(tmp_path: Path, bus: Literal["virtio", "ide"]) -> None:
+    code = HELLO.ljust(0x1E, b"\x90") + TEXT
+    disk = wirt.Disk(image(tmp_path / "disk.img", code), bus=bus)
+    with wirt.VM(disks=[disk], accel="recompiler") as vm:
+        vm.screen.wait_for("Good evening", timeout=60)
+        before = vm.screen.png()
+        vm.keyboard.type("Hi {42}")
+        vm.screen.wait_for(r"Good eveningHi \{42\}", timeout=20)
+        assert vm.screen.png() != before
+        assert struct.unpack_from(">II", before, 16) == (720, 400)
+
+
+def test_cd_without_a_system_is_passed_over(tmp_path: Path) -> None:
+    disc = tmp_path / "short.iso"
+    disc.write_bytes(bytes(2048 * 20 + 100))
+    disk = image(tmp_path / "disk.img", HELLO.ljust(0x1E, b"\x90") + TEXT)
+    with wirt.VM(disks=[disk], cdroms=[disc], boot="cdrom", accel="recompiler") as vm:
+        vm.screen.wait_for("Good evening", timeout=60)
+        assert b"DVD/CD" in vm.console.history()
+        vm.cdroms[0].eject()
+        assert vm.cdroms[0].path is None

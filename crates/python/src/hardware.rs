@@ -1,13 +1,12 @@
 use crate::balloon::Balloon;
 use crate::device::PyDevice;
 use crate::errors::core_error;
-use crate::machine::Machine;
+use crate::machine::{Machine, tell};
 use crate::medium::Medium;
 use crate::pci_devices;
 use crate::screen::Screen;
 use crate::terminal::{Terminal, duplicate};
 use ata::{Attachment, Ide};
-use block::RawFile;
 use board::{
     ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, I6300esb, PVPANIC_PORT, PanicEvent, PcTestdev,
     Pflash, Pvpanic, Uart, WatchdogAction,
@@ -54,9 +53,7 @@ impl Machine {
     }
 
     fn add_disk(&self, slot: u8, name: &str, fd: i32, readonly: bool, serial: String) -> PyResult<()> {
-        let disk = RawFile::new(File::from(duplicate(fd)?), readonly)
-            .map_err(|error| core_error(format!("the size of disk {name} cannot be found: {error}")))?;
-        let disk = Blk::new(name, Arc::new(disk), BlkOptions { serial, queues: 1 }).map_err(core_error)?;
+        let disk = Blk::new(name, self.disk(fd, readonly)?, BlkOptions { serial, queues: 1 }).map_err(core_error)?;
         pci_devices::add(self, slot, Arc::new(disk))
     }
 
@@ -125,7 +122,7 @@ impl Machine {
 
     fn add_ide(&self, drives: [Option<Drive<'_>>; 4]) -> PyResult<()> {
         let [a, b, c, d] = drives;
-        let drives = [attachment(a)?, attachment(b)?, attachment(c)?, attachment(d)?];
+        let drives = [self.attachment(a)?, self.attachment(b)?, self.attachment(c)?, self.attachment(d)?];
         let (machine, chipset) = (self.board(), self.chipset()?);
         Ide::insert(drives, machine.memory(), machine.buses(), chipset.pci(), chipset.lines()).map_err(core_error)?;
         Ok(())
@@ -179,22 +176,14 @@ impl Machine {
     }
 }
 
-/// Calls what Python has given; what it raises is reported as what a thread raises.
-fn tell(told: &Py<PyAny>, event: &str) {
-    Python::try_attach(|py| {
-        if let Err(error) = told.call1(py, (event,)) {
-            error.write_unraisable(py, None);
-        }
-    });
-}
-
-fn attachment(drive: Option<Drive<'_>>) -> PyResult<Option<Attachment>> {
-    Ok(match drive {
-        None => None,
-        Some(Drive::Disk(fd, readonly, serial)) => {
-            let disk = RawFile::new(File::from(duplicate(fd)?), readonly)?;
-            Some(Attachment::Disk { disk: Arc::new(disk), serial })
-        }
-        Some(Drive::Cdrom(medium, serial)) => Some(Attachment::Cdrom { medium: medium.medium.clone(), serial }),
-    })
+impl Machine {
+    fn attachment(&self, drive: Option<Drive<'_>>) -> PyResult<Option<Attachment>> {
+        Ok(match drive {
+            None => None,
+            Some(Drive::Disk(fd, readonly, serial)) => {
+                Some(Attachment::Disk { disk: self.disk(fd, readonly)?, serial })
+            }
+            Some(Drive::Cdrom(medium, serial)) => Some(Attachment::Cdrom { medium: medium.medium.clone(), serial }),
+        })
+    }
 }

@@ -2,14 +2,17 @@ use crate::accelerator;
 use crate::errors::core_error;
 use crate::memory::GuestMemory;
 use crate::registers::{Changes, to_python};
+use crate::terminal::duplicate;
 use crate::waiting::{interruptible, timeout};
+use block::{BlockError, Disk, Patience, PatientDisk, RawFile};
 use board::{Buses, Chipset, CmosConfig};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use recompiler::Instruments;
-use std::sync::Arc;
+use std::fs::File;
+use std::sync::{Arc, OnceLock};
 use virtio::Interfaces;
 
 /// One machine on one accelerator.
@@ -19,6 +22,8 @@ pub struct Machine {
     /// Let go of at the close: PCI functions hold files and threads.
     chipset: Mutex<Option<Chipset>>,
     interfaces: Interfaces,
+    /// Where requests of disks wait instead of failing, if they are to.
+    patience: OnceLock<Arc<Patience>>,
 }
 
 impl Machine {
@@ -30,6 +35,19 @@ impl Machine {
     /// The board's machine, to put devices into.
     pub fn board(&self) -> &Arc<board::Machine> {
         &self.machine
+    }
+
+    /// What is behind a disk's duplicated descriptor.
+    ///
+    /// # Errors
+    /// When it is no file or block device.
+    pub fn disk(&self, fd: i32, readonly: bool) -> PyResult<Arc<dyn Disk>> {
+        let disk = RawFile::new(File::from(duplicate(fd)?), readonly)
+            .map_err(|error| core_error(format!("the size of a disk cannot be found: {error}")))?;
+        Ok(match self.patience.get() {
+            Some(patience) => Arc::new(PatientDisk::new(Arc::new(disk), patience.clone())),
+            None => Arc::new(disk),
+        })
     }
 
     /// # Errors
@@ -84,7 +102,7 @@ impl Machine {
             for id in 0..cpus {
                 machine.add_vcpu(chipset.lapic(id), Arc::new(with_thread_state)).map_err(core_error)?;
             }
-            Ok(Machine { machine, chipset: Mutex::new(Some(chipset)), interfaces })
+            Ok(Machine { machine, chipset: Mutex::new(Some(chipset)), interfaces, patience: OnceLock::new() })
         })
     }
 
@@ -142,22 +160,33 @@ impl Machine {
     fn pause(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| {
             self.machine.pause().map_err(core_error)?;
-            self.chipset()?.pci().pause();
+            // A request that waits does so until the machine goes on.
+            if !self.patience.get().is_some_and(|patience| patience.is_waiting()) {
+                self.chipset()?.pci().pause();
+            }
             Ok(())
         })
     }
 
     fn resume(&self) -> PyResult<()> {
         self.chipset()?.pci().resume();
+        self.patience.get().inspect(|patience| patience.try_again());
         self.machine.resume().map_err(core_error)
     }
 
+    fn wait_on_io_errors(&self, told: Py<PyAny>) {
+        let stopped = move |error: BlockError| tell(&told, &error.to_string());
+        self.patience.get_or_init(|| Patience::new(stopped));
+    }
+
     fn kill(&self) {
+        self.patience.get().inspect(|patience| patience.end());
         self.machine.kill();
     }
 
     fn close(&self, py: Python<'_>) {
         py.detach(|| {
+            self.patience.get().inspect(|patience| patience.end());
             self.machine.close();
             let chipset = self.chipset.lock().take();
             drop(chipset);
@@ -207,6 +236,15 @@ impl Machine {
     }
 }
 
+/// Calls what Python has given; what it raises is reported as what a thread raises.
+pub fn tell(told: &Py<PyAny>, event: &str) {
+    Python::try_attach(|py| {
+        if let Err(error) = told.call1(py, (event,)) {
+            error.write_unraisable(py, None);
+        }
+    });
+}
+
 /// Keeps Python's state for this thread while `life` goes on, without the interpreter's lock. Otherwise each call of a
 /// Python device would make it and throw it away, which costs several times what the call does.
 fn with_thread_state(life: &mut (dyn FnMut() + Send)) {
@@ -216,6 +254,7 @@ fn with_thread_state(life: &mut (dyn FnMut() + Send)) {
 impl Drop for Machine {
     fn drop(&mut self) {
         // A vCPU thread may wait for the interpreter's lock, which this thread holds.
+        self.patience.get().inspect(|patience| patience.end());
         Python::try_attach(|py| py.detach(|| self.machine.close()));
     }
 }

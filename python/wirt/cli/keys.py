@@ -13,17 +13,19 @@ class Key(Enum):
     """What the key after a Ctrl-a asks for."""
 
     QUIT = auto()
+    CONTINUE = auto()
     HELP = auto()
     UNKNOWN = auto()
 
 
 KEYS_HELP: Final = """\
 Ctrl-a x       switch the machine off and leave
+Ctrl-a c       let a machine go on that was stopped
 Ctrl-a h       show these keys
 Ctrl-a Ctrl-a  send one Ctrl-a to the guest
 """
 
-_KEYS: Final = {ord("x"): Key.QUIT, ord("h"): Key.HELP}
+_KEYS: Final = {ord("x"): Key.QUIT, ord("c"): Key.CONTINUE, ord("h"): Key.HELP}
 
 
 class KeyFilter:

@@ -22,6 +22,7 @@ from wirt.machine.hardware import VIRTIO_INTERFACES
 from wirt.vm import VM, Disk, Instruments, run
 from wirt.vm.accelerator import ACCELERATORS
 from wirt.vm.spec import CPU_MODELS
+from wirt.vm.vm import IO_ERROR_ACTIONS
 
 USAGE: Final = """\
 wirt run [tiny] [OPTION]...
@@ -40,6 +41,7 @@ sizes:
 
 keys, where the serial console is a terminal:
   Ctrl-a x       switch the machine off and leave
+  Ctrl-a c       let a machine go on that was stopped
   Ctrl-a h       show these keys
   Ctrl-a Ctrl-a  send one Ctrl-a to the guest
   All others, Ctrl-C among them, go to the guest.
@@ -162,6 +164,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS", help="switch it off after that time, exit status 1"
     )
+    running.add_argument(
+        "--on-io-error",
+        default="report",
+        choices=IO_ERROR_ACTIONS,
+        help="report (default) tells the guest; pause stops the machine until Ctrl-a c, and tries again",
+    )
     running.add_argument("--no-reboot", action="store_true", help="a reset by the guest ends the machine")
     running.add_argument(
         "--accel-stats", action="store_true", help="in the end show the accelerator's counters on stderr"
@@ -218,6 +226,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
             accel=arguments.accel,
             serial=fd,
             devices=arguments.device,
+            on_io_error=arguments.on_io_error,
             reboot=not arguments.no_reboot,
             instruments=_instruments(arguments),
         )
@@ -273,6 +282,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         cpus=arguments.cpus,
         cpu=arguments.cpu,
         disks=arguments.disk,
+        virtio=arguments.virtio,
         accel=arguments.accel,
         devices=arguments.device,
         instruments=_instruments(arguments),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wirt.cli.keys import KEYS_HELP, Key, KeyFilter
 from wirt.cli.signals import ENDING, EndedBySignal, SignalEvents, stop_self
+from wirt.errors import Error
 from wirt.threads import named_thread
 from wirt.vm import VM, Result
 
@@ -165,6 +166,9 @@ class Session:
             match part:
                 case Key.QUIT:
                     return False
+                case Key.CONTINUE:
+                    with contextlib.suppress(Error):
+                        self._vm.resume()
                 case Key.HELP:
                     _show("\r\n" + KEYS_HELP.replace("\n", "\r\n"))
                 case Key.UNKNOWN:

@@ -11,7 +11,6 @@ from typing import Final, Literal, NamedTuple
 from wirt import _core
 from wirt.errors import UsageError
 
-
 VirtioInterfaces = Literal["transitional", "modern", "legacy"]
 """Those of virtio devices: both the modern and the legacy one, or one alone."""
 VIRTIO_INTERFACES: Final[tuple[VirtioInterfaces, ...]] = ("transitional", "modern", "legacy")

@@ -72,6 +72,8 @@ class PcConfig(NamedTuple):
     virtio: hardware.VirtioInterfaces = "transitional"
     devices: Sequence[Device] = ()
     named_devices: Sequence[hardware.NamedDevice] = ()
+    pause_on_io_error: bool = False
+    """A disk's request that the host cannot do waits until the machine is resumed; `told` hears of it."""
     told: Callable[[str, str], None] = lambda device, event: None
     """Called from any thread when a device has something to tell: its model, and a word."""
     debug_port: int | None = None
@@ -123,6 +125,8 @@ def assemble(config: PcConfig, ends: FarEnds, *, watchdog_expired: bool = False)
         virtio=config.virtio,
     )
     try:
+        if config.pause_on_io_error:
+            machine.wait_on_io_errors(lambda reason: config.told("disk", reason))
         machine.add_hpet()
         machine.add_uart("COM1", COM1_PORT, COM1_IRQ, ends.com1)
         machine.add_rng(RNG_SLOT, "rng0")

@@ -39,8 +39,8 @@ class Balloon:
         size = parse_size(wish)
         if not 0 < size <= self._memory:
             raise UsageError(
-                f"A guest with {format_size(self._memory)} of memory cannot make do with {format_size(size)}: "
-                "ask for less than it has."
+                f"A guest with {format_size(self._memory)} of memory cannot make do with "
+                f"{format_size(size)}: ask for less than it has."
             )
         balloon.set_target(size)
 

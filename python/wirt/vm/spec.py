@@ -195,8 +195,8 @@ def _ports(names: Sequence[str]) -> tuple[str, ...]:
         plain = isinstance(name, str) and name.isascii() and name.isprintable()
         if not plain or not 1 <= len(name) <= MAX_PORT_NAME or name[0] == "." or set(name) & {"/", " "}:
             raise UsageError(
-                f"{name!r} is no name of a port: use up to {MAX_PORT_NAME} letters, digits, dots and the like, "
-                "for instance org.qemu.guest_agent.0."
+                f"{name!r} is no name of a port: use up to {MAX_PORT_NAME} letters, digits, dots and the "
+                "like, for instance org.qemu.guest_agent.0."
             )
     if len(set(names)) < len(names):
         raise UsageError("Two ports have one name: choose others.")

@@ -37,6 +37,7 @@ from wirt.vm.viewing import parse_display, serve
 if TYPE_CHECKING:
     from wirt.display.server import Server
 
+IO_ERROR_ACTIONS: Final = ("report", "pause")
 TINY_CMDLINE: Final = "console=ttyS0 quiet"
 
 _SHORTAGE: Final = re.compile(r" \(os error (?:11|12|23|24|28)\)$")
@@ -64,12 +65,13 @@ class VM:
     with this image in it, or None; `vga` says whether there is a screen (default: with firmware), and
     `display` lets viewers see it: vnc, vnc:PORT, vnc:HOST:PORT or vnc:unix:PATH, with options as `wirt run`
     has them. `virtio` says which interfaces virtio devices have: transitional, modern or legacy; `ports` are
-    names of virtio ports, which are then in `ports`. `accel` is auto, kvm or recompiler. `serial` says where the console's output goes besides
-    `console`: nowhere, or to a file descriptor. `devices` are attached in order: of Python, or by name with
-    options, as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware prints to port
-    0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With `reboot`, a
-    guest's reset starts the machine again from its images; otherwise it ends it. `instruments` look at the
-    recompiler.
+    names of virtio ports, which are then in `ports`. `accel` is auto, kvm or recompiler. `serial` says where
+    the console's output goes besides `console`: nowhere, or to a file descriptor. `devices` are attached in
+    order: of Python, or by name with options, as `wirt devices` lists them. `debug_port` is a file descriptor
+    for what firmware prints to port 0x402; `fw_cfg` adds files to the firmware interface, whose names begin
+    with opt/. With `on_io_error` "pause" a disk's request that the host cannot do is no error for the guest:
+    the machine stops, and tries again when it is resumed. With `reboot`, a guest's reset starts the machine
+    again from its images; otherwise it ends it. `instruments` look at the recompiler.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
     is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.
@@ -100,6 +102,7 @@ class VM:
         devices: Sequence[Device | str] = (),
         debug_port: int | None = None,
         fw_cfg: Mapping[str, bytes] | None = None,
+        on_io_error: str = "report",
         reboot: bool = True,
         instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
@@ -123,6 +126,11 @@ class VM:
             devices=devices,
             fw_cfg=fw_cfg,
         )
+        if on_io_error not in IO_ERROR_ACTIONS:
+            raise UsageError(
+                f"On an I/O error there is no {on_io_error!r}: use {' or '.join(IO_ERROR_ACTIONS)}."
+            )
+        self._pauses_on_io_error = on_io_error == "pause"
         chosen = choose(accel)
         self.accelerator = chosen.name
         """kvm or recompiler."""
@@ -346,6 +354,7 @@ class VM:
             virtio=spec.virtio,
             devices=spec.devices,
             named_devices=spec.named_devices,
+            pause_on_io_error=self._pauses_on_io_error,
             told=self._told,
             debug_port=debug_port,
             fw_cfg=spec.fw_cfg,
@@ -367,19 +376,26 @@ class VM:
 
     def _told(self, device: str, event: str) -> None:
         """A device has something to tell, on a thread of the machine's: nothing here may wait for it."""
-        action = next(
-            dict(named.options)["action"] for named in self.spec.named_devices if named.model == device
-        )
+        if device == "disk":
+            _log(f"A disk's request cannot be done ({event}): the machine is paused until it is resumed.")
+            action = "pause"
+        else:
+            wishes = next(named.options for named in self.spec.named_devices if named.model == device)
+            action = dict(wishes)["action"]
         if device == "i6300esb":
             self._watchdog_expired = True
-        elif event != "panicked":
-            return
-        else:
+        if device == "pvpanic":
+            if event != "panicked":
+                return
             self._panicked = True
             if action == "poweroff":
                 self._open_pc.machine.kill()
         if action == "pause":
-            named_thread("pause", lambda: self._call(self.pause)).start()
+            named_thread("pause", self._pause_quietly).start()
+
+    def _pause_quietly(self) -> None:
+        with contextlib.suppress(Error):
+            self.pause()
 
     def _assemble(self) -> Pc:
         try:
@@ -408,7 +424,10 @@ class VM:
                 # Whatever it was: those who wait are told.
                 self._finish(Result("internal-error", 1, f"The machine cannot be started again. {error}"))
                 return
-        self._finish(result_of(event))
+        result = result_of(event)
+        if result.reason == "killed" and self._panicked and not self._closing:
+            result = Result("panicked", 1, "The guest's kernel panicked.")
+        self._finish(result)
 
     def _restart(self) -> bool:
         """Replace the machine by a new one that runs; false when it was switched off meanwhile."""

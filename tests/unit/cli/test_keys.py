@@ -15,6 +15,7 @@ from wirt.cli.keys import Key, KeyFilter
         (b"\x01x", [Key.QUIT]),
         (b"a\x01xb", [b"a", Key.QUIT, b"b"]),
         (b"\x01h", [Key.HELP]),
+        (b"\x01c", [Key.CONTINUE]),
         (b"\x01\x01", [b"\x01"]),
         (b"a\x01\x01x", [b"a\x01x"]),
         (b"\x01\x01\x01x", [b"\x01", Key.QUIT]),

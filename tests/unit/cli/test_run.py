@@ -54,6 +54,7 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
         "accel": "auto",
         "serial": None,
         "devices": [],
+        "on_io_error": "report",
         "reboot": True,
         "instruments": Instruments(),
     }
@@ -68,8 +69,8 @@ def test_options_reach_the_machine(made: list[FakeVM]) -> None:
     assert (given["cpus"], given["memory"], given["accel"], given["reboot"]) == (2, "2G", "kvm", False)
     assert given["disks"] == [Disk(Path("x")), Disk(Path("y"), readonly=True)]
     assert given["devices"] == ["isa-debug-exit"]
-    words = "--disk x,bus=ide --cdrom c --cdrom none --firmware ovmf --nvram v --boot cdrom --boot-menu --vga none"
-    given = asked(made, *words.split(), "--display", "vnc:5901")
+    words = "--disk x,bus=ide --cdrom c --cdrom none --firmware ovmf --nvram v --boot cdrom --boot-menu"
+    given = asked(made, *words.split(), "--vga", "none", "--display", "vnc:5901")
     assert given["disks"] == [Disk(Path("x"), bus="ide")]
     assert given["cdroms"] == [Path("c"), None]
     assert (given["firmware"], given["nvram"]) == ("ovmf", "v")
