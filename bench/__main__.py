@@ -22,6 +22,7 @@ BENCHMARKS: Final = {
     "port": "what a port write costs",
     "translation": "what is translated during a boot, and how often it is taken back",
     "events": "what page faults, interrupts, system calls and other events of systems cost",
+    "storage": "disks on each controller, and the serial console, in a Linux guest",
     "display": "what it costs to show a screen that changes entirely",
     "smp": "two vCPUs with a load each, against one",
     "modes": "32-bit and 16-bit code, under Wirt and TCG",

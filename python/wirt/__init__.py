@@ -12,6 +12,7 @@ __all__ = [
     "VM",
     "Action",
     "CapacityError",
+    "Cdrom",
     "ClosedError",
     "CompletedExec",
     "Console",
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from wirt.devices import Action, Device
     from wirt.errors import CapacityError, ClosedError, Error, NotFoundError, UsageError, WaitTimeout
     from wirt.machine.boot.state import DescriptorTable, Segment
-    from wirt.vm import VM, CompletedExec, Console, Disk, Memory, Registers, Result, Vcpu
+    from wirt.vm import VM, Cdrom, CompletedExec, Console, Disk, Memory, Registers, Result, Vcpu
     from wirt.vm.run import run
 
 

@@ -309,6 +309,13 @@ class Machine:
         """Add a virtio disk over a duplicate of `fd` at PCI slot 2 to 31. `serial`: at most 20 ASCII
         bytes.
         """
+    def add_scsi(
+        self, slot: int, name: str, targets: Sequence[tuple[int, tuple[int, bool, str] | tuple[Medium, str]]]
+    ) -> None:
+        """Add a virtio SCSI host with targets 0 to 255, each with one unit.
+
+        A disk is (descriptor, read-only, serial number), a CD-ROM drive (slot, serial number).
+        """
     def add_net(self, slot: int, name: str, mac: tuple[int, int, int, int, int, int]) -> None:
         """Add a virtio network card whose packets go nowhere."""
     def add_rng(self, slot: int, name: str) -> None:
@@ -325,6 +332,13 @@ class Machine:
         """
     def add_ide(self, drives: Sequence[tuple[int, bool, str] | tuple[Medium, str] | None]) -> None:
         """Add the IDE function with four drives, of the primary and then the secondary channel.
+
+        A disk is (descriptor, read-only, serial number), a CD-ROM drive (slot, serial number).
+        """
+    def add_ahci(
+        self, slot: int, name: str, drives: Sequence[tuple[int, bool, str] | tuple[Medium, str] | None]
+    ) -> None:
+        """Add an AHCI adapter with the drives of its six ports.
 
         A disk is (descriptor, read-only, serial number), a CD-ROM drive (slot, serial number).
         """

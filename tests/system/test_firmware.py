@@ -30,13 +30,31 @@ def image(path: Path, code: bytes) -> Path:
 
 @pytest.mark.skipif(not SEABIOS.is_file(), reason="SeaBIOS is not installed (Debian package seabios)")
 class TestSeaBios:
-    @pytest.mark.parametrize("cpus", [1, 2])
-    def test_a_boot_sector_runs_and_writes_by_the_bios(self, tmp_path: Path, cpus: int) -> None:
+    @pytest.mark.parametrize(("cpus", "bus"), [(1, "virtio"), (2, "virtio"), (1, "scsi")])
+    def test_a_boot_sector_runs_and_writes_by_the_bios(
+        self, tmp_path: Path, cpus: int, bus: Literal["virtio", "scsi"]
+    ) -> None:
         disk = image(tmp_path / "disk.img", WRITE)
-        with wirt.VM(disks=[disk], cpus=cpus, devices=["isa-debug-exit"], accel="recompiler") as vm:
+        with wirt.VM(
+            disks=[wirt.Disk(disk, bus=bus)], cpus=cpus, devices=["isa-debug-exit"], accel="recompiler"
+        ) as vm:
             assert vm.wait(60).exit_status == 2 * 0x21 + 1
         data = disk.read_bytes()
         assert data[SECTOR : 2 * SECTOR] == data[:SECTOR]
+
+    def test_the_first_of_several_scsi_disks_is_booted(self, tmp_path: Path) -> None:
+        disks = [image(tmp_path / f"{name}.img", WRITE) for name in ("first", "second")]
+        cdrom = tmp_path / "empty.iso"
+        cdrom.write_bytes(bytes(1 << 20))
+        with wirt.VM(
+            disks=[wirt.Disk(disk, bus="scsi") for disk in disks],
+            cdroms=[wirt.Cdrom(cdrom, "scsi")],
+            devices=["isa-debug-exit"],
+            accel="recompiler",
+        ) as vm:
+            assert vm.wait(60).exit_status == 2 * 0x21 + 1
+        first, second = (disk.read_bytes() for disk in disks)
+        assert (first[SECTOR : 2 * SECTOR], second[SECTOR : 2 * SECTOR]) == (first[:SECTOR], bytes(SECTOR))
 
     def test_a_disk_without_a_boot_sector_is_told_of_on_the_console(self, tmp_path: Path) -> None:
         disk = tmp_path / "disk.img"

@@ -23,6 +23,7 @@ PYTHON_LAYERS = [
 CRATE_LAYERS = [
     {"hv", "block", "net"},
     {"hv-kvm", "recompiler", "board", "display"},
+    {"scsi"},
     {"virtio", "ata", "e1000", "vga"},
     {"wirt-core"},
 ]

@@ -1,18 +1,26 @@
-//! A disk: the commands of ATA/ATAPI-6 (T13/1410D), chapter 8, and TRIM of ACS-3.
+//! A disk: the commands of ATA/ATAPI-6 (T13/1410D), chapter 8, TRIM of ACS-3, and on a serial cable the queued commands of
+//! Serial ATA 2.6.
 
 use crate::drive::{Access, Failure, Next, Place};
 use crate::format::Format;
 use crate::geometry::Geometry;
+use crate::log::QueueError;
 use crate::modes::TransferMode;
 use crate::registers::{TaskFile, device, error};
 use crate::transfer::{MAX_MULTIPLE, SECTOR, Transfer, Work};
-use crate::{identify, smart};
+use crate::{identify, log, smart};
 use block::{BlockError, Disk};
 use board::{StateReader, StateWriter};
 use std::sync::Arc;
 
 /// Sectors that 48-bit addresses reach.
 const LBA48_LIMIT: u64 = 1 << 48;
+
+const READ_LOG_EXT: u8 = 0x2F;
+const READ_LOG_DMA_EXT: u8 = 0x47;
+/// Queued commands. Serial ATA 2.6, section 13.6.
+const READ_FPDMA_QUEUED: u8 = 0x60;
+const WRITE_FPDMA_QUEUED: u8 = 0x61;
 
 /// How a command names a sector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +77,8 @@ pub(crate) struct AtaDisk {
     serial: String,
     place: Place,
     settings: Settings,
+    /// A queued command has failed. Until the host has read why, it can do nothing else.
+    queue_error: Option<QueueError>,
 }
 
 impl AtaDisk {
@@ -78,8 +88,11 @@ impl AtaDisk {
     /// When there is not one whole sector.
     pub fn new(disk: Arc<dyn Disk>, serial: String, place: Place) -> Result<Self, String> {
         match (disk.size() / SECTOR).min(LBA48_LIMIT) {
-            0 => Err(format!("an IDE disk needs at least {SECTOR} bytes")),
-            sectors => Ok(AtaDisk { disk, sectors, serial, place, settings: Settings::power_on() }),
+            0 => Err(format!("a disk needs at least {SECTOR} bytes")),
+            sectors => {
+                let settings = Settings::power_on();
+                Ok(AtaDisk { disk, sectors, serial, place, settings, queue_error: None })
+            }
         }
     }
 
@@ -130,6 +143,9 @@ impl AtaDisk {
     pub fn command(&mut self, command: u8, access: &mut Access) -> Next {
         match self.settings.power {
             Power::Sleep => return Next::Fail(error::ABRT),
+            _ if self.queue_error.is_some() && !matches!(command, READ_LOG_EXT | READ_LOG_DMA_EXT) => {
+                return Next::Fail(error::ABRT);
+            }
             // A command that needs the medium wakes the disk.
             Power::Standby if moves_heads(command) => self.settings.power = Power::Active,
             _ => {}
@@ -221,11 +237,59 @@ impl AtaDisk {
             }
             // SET FEATURES.
             0xEF => self.set_features(access.file),
+            READ_LOG_EXT | READ_LOG_DMA_EXT if self.place == Place::Serial => {
+                self.read_log(command == READ_LOG_DMA_EXT, access)
+            }
             // SMART.
             0xB0 => self.smart_command(access),
             // NOP, which always fails, and what there is not.
             _ => Next::Fail(error::ABRT),
         }
+    }
+
+    /// Looks at a queued command; `None` where it is another one. On a disk that is not in order, or that does not have the
+    /// sectors, it fails with these bits in the error register.
+    pub fn queue(&mut self, command: u8, file: &TaskFile, device: u8) -> Option<Result<Transfer, u8>> {
+        let read = match command {
+            _ if self.place != Place::Serial => return None,
+            READ_FPDMA_QUEUED => true,
+            WRITE_FPDMA_QUEUED => false,
+            _ => return None,
+        };
+        if self.queue_error.is_some() || self.settings.power == Power::Sleep || !read && self.disk.readonly() {
+            return Some(Err(error::ABRT));
+        }
+        self.settings.power = Power::Active;
+        self.settings.addressing = Addressing::Lba48;
+        let durable = device & device::FUA != 0 || !self.settings.write_cache;
+        let work = if read { Work::Read(Format::Sector) } else { Work::Write { durable } };
+        let left = if file.features == 0 { 0x1_0000 } else { file.features.into() };
+        let next = file.lba48();
+        match next < self.sectors && u64::from(left) <= self.sectors - next {
+            true => Some(Ok(Transfer { work, dma: true, next, left, block: SECTOR as u32 })),
+            false => Some(Err(error::IDNF)),
+        }
+    }
+
+    /// Queued commands are given up as one of them has failed. What the host wants to know of the first is to be read in a
+    /// log.
+    pub fn queue_failed(&mut self, error: QueueError) {
+        self.queue_error.get_or_insert(error);
+    }
+
+    /// READ LOG (DMA) EXT. ATA8-ACS, section 7.25.
+    fn read_log(&mut self, dma: bool, access: &mut Access) -> Next {
+        let page = access.file.lba_mid;
+        if access.file.count != 1 || page != 0 {
+            return Next::Fail(error::ABRT);
+        }
+        let answer = match access.file.lba_low as u8 {
+            log::DIRECTORY if self.queue_error.is_none() => log::directory(),
+            log::QUEUE_ERROR => log::queue_error(self.queue_error.take()),
+            _ => return Next::Fail(error::ABRT),
+        };
+        access.buffer.put(&answer);
+        Next::Start(Transfer::answer(answer.len() as u32, dma))
     }
 
     /// A command that names sectors; `wide` with 48 bits. PIO data come in blocks of `multiple` sectors.
@@ -359,10 +423,12 @@ impl AtaDisk {
 
     pub fn reset(&mut self) {
         self.settings.power = Power::Active;
+        self.queue_error = None;
     }
 
     pub fn power_on(&mut self) {
         self.settings = Settings::power_on();
+        self.queue_error = None;
     }
 
     pub fn save(&self, writer: &mut StateWriter) {
@@ -381,6 +447,7 @@ impl AtaDisk {
         ] {
             writer.u8(byte);
         }
+        QueueError::save(self.queue_error, writer);
     }
 
     pub fn load(&mut self, reader: &mut StateReader) -> Result<(), String> {
@@ -412,6 +479,7 @@ impl AtaDisk {
             look_ahead: reader.bool()?,
             smart: reader.bool()?,
         };
+        self.queue_error = QueueError::load(reader)?;
         Ok(())
     }
 }

@@ -1,13 +1,32 @@
-//! A drive on a channel, whatever its kind.
+//! A drive on a channel or port, whatever its kind.
 
 use crate::cdrom::Cdrom;
 use crate::disk::AtaDisk;
 use crate::format::Format;
-use crate::registers::{Signature, TaskFile, error};
+use crate::identify::SERIAL_SIZE;
+use crate::registers::{Signature, TaskFile, error, status};
 use crate::transfer::{Buffer, Transfer, Work};
-use block::{BlockError, Disk};
+use block::{BlockError, Disk, Medium};
 use board::{StateReader, StateWriter};
 use std::sync::Arc;
+
+/// What is attached to a channel or a port. A serial number has at most 20 characters of printable ASCII.
+pub enum Attachment {
+    /// A hard disk. What is behind its last whole sector of 512 bytes cannot be seen.
+    Disk {
+        /// What is on it.
+        disk: Arc<dyn Disk>,
+        /// Its serial number.
+        serial: String,
+    },
+    /// A CD-ROM drive.
+    Cdrom {
+        /// Its slot.
+        medium: Arc<Medium>,
+        /// Its serial number.
+        serial: String,
+    },
+}
 
 /// How a command goes on after the drive has looked at it.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,25 +50,30 @@ pub(crate) enum Failure {
     NoMedium,
     /// A range to be trimmed is not on the disk.
     Range,
-    /// The bus master's descriptors name no memory.
+    /// The descriptors name no memory.
     Bus,
 }
 
-/// What of the channel a command sees.
+/// What of the channel or port a command sees.
 pub(crate) struct Access<'a> {
     pub file: &'a mut TaskFile,
-    /// The device register, which the two drives share.
+    /// The device register, which the two drives of a channel share.
     pub device: &'a mut u8,
     pub buffer: &'a mut Buffer,
 }
 
-/// Where a drive hangs on its cable.
+/// Where a drive hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Device 1, not device 0.
-    pub second: bool,
-    /// There is another one.
-    pub shared: bool,
+pub(crate) enum Place {
+    /// On a parallel cable.
+    Parallel {
+        /// Device 1, not device 0.
+        second: bool,
+        /// There is another one.
+        shared: bool,
+    },
+    /// On a serial cable of its own.
+    Serial,
 }
 
 pub(crate) enum Drive {
@@ -58,6 +82,23 @@ pub(crate) enum Drive {
 }
 
 impl Drive {
+    /// The drive that was asked for.
+    ///
+    /// # Errors
+    /// One sentence when a disk has no sector or the serial number is not as [`Attachment`] says.
+    pub fn new(attachment: Attachment, place: Place) -> Result<Self, String> {
+        let (Attachment::Disk { serial, .. } | Attachment::Cdrom { serial, .. }) = &attachment;
+        if serial.len() > SERIAL_SIZE || !serial.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Err(format!(
+                "the serial number {serial:?} of a drive is longer than {SERIAL_SIZE} characters or not printable ASCII"
+            ));
+        }
+        match attachment {
+            Attachment::Disk { disk, serial } => AtaDisk::new(disk, serial, place).map(Drive::Disk),
+            Attachment::Cdrom { medium, serial } => Ok(Drive::Cdrom(Cdrom::new(medium, serial, place))),
+        }
+    }
+
     pub fn signature(&self) -> Signature {
         match self {
             Drive::Disk(_) => Signature::Ata,
@@ -119,12 +160,15 @@ impl Drive {
         }
     }
 
-    /// A reset by the host. Settings stay.
-    pub fn reset(&mut self) {
+    /// Resets the drive, as its host wants it, and lets it show what it is. Settings stay.
+    pub fn reset(&mut self, file: &mut TaskFile) {
         match self {
             Drive::Disk(disk) => disk.reset(),
             Drive::Cdrom(cdrom) => cdrom.reset(),
         }
+        file.status = if self.takes_packets() { 0 } else { status::READY };
+        file.error = error::PASSED;
+        file.sign(self.signature());
     }
 
     /// The state after power-on.

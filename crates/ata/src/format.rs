@@ -1,16 +1,7 @@
 //! What of a block the host is given.
 
 use crate::transfer::SECTOR;
-
-/// Bytes of user data in a CD's block of mode 1.
-pub(crate) const CD_BLOCK: u64 = 2048;
-/// Blocks before the first one of the program area, 2 s.
-const PREGAP: u64 = 150;
-const BLOCKS_PER_SECOND: u64 = 75;
-
-const SYNC: [u8; 12] = [0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0];
-/// Bytes of error detection and correction codes.
-const CODES: usize = 288;
+use scsi::{CD_BLOCK, CdParts};
 
 /// The form in which blocks go to the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,44 +12,12 @@ pub(crate) enum Format {
     Cd(CdParts),
 }
 
-/// Parts of a block in mode 1. MMC-3, section 4.2.3.3; the bits are those of READ CD's byte 9.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CdParts(u8);
-
-impl CdParts {
-    const SYNC: u8 = 1 << 7;
-    /// In any combination with the subheader, which mode 1 has not.
-    const HEADER: u8 = 1 << 5;
-    const USER: u8 = 1 << 4;
-    const CODES: u8 = 1 << 3;
-    const ALL: u8 = Self::SYNC | Self::HEADER | Self::USER | Self::CODES;
-
-    /// The user data alone.
-    pub const DATA: CdParts = CdParts(Self::USER);
-
-    /// What READ CD's byte 9 asks for. `None`: nothing.
-    pub fn asked(byte: u8) -> Option<Self> {
-        let parts = byte & Self::ALL;
-        (parts != 0).then_some(CdParts(parts))
-    }
-
-    fn has(self, part: u8) -> bool {
-        self.0 & part != 0
-    }
-}
-
 impl Format {
     /// Bytes that the host gets of each block.
     pub fn size(self) -> usize {
         match self {
             Format::Sector => SECTOR as usize,
-            Format::Cd(parts) => {
-                let part = |bit, size| if parts.has(bit) { size } else { 0 };
-                part(CdParts::SYNC, SYNC.len())
-                    + part(CdParts::HEADER, 4)
-                    + part(CdParts::USER, CD_BLOCK as usize)
-                    + part(CdParts::CODES, CODES)
-            }
+            Format::Cd(parts) => parts.size(),
         }
     }
 
@@ -75,89 +34,17 @@ impl Format {
         matches!(self, Format::Sector | Format::Cd(CdParts::DATA))
     }
 
-    /// Puts the parts of block `lba` into `out`, [`Format::size`] bytes, around its user data. Error detection and
-    /// correction codes are zero.
-    pub fn wrap(self, lba: u64, user: &[u8; CD_BLOCK as usize], out: &mut [u8]) {
-        let Format::Cd(parts) = self else { return };
-        let [minute, second, frame] = msf(lba);
-        let header = [minute, second, frame].map(bcd);
-        let pieces: [(u8, &[u8]); 5] = [
-            (CdParts::SYNC, &SYNC),
-            (CdParts::HEADER, &header),
-            (CdParts::HEADER, &[1]),
-            (CdParts::USER, user),
-            (CdParts::CODES, &[0; CODES]),
-        ];
-        let mut rest = out;
-        for (_, piece) in pieces.into_iter().filter(|(part, _)| parts.has(*part)) {
-            let Some((place, after)) = rest.split_at_mut_checked(piece.len()) else { return };
-            place.copy_from_slice(piece);
-            rest = after;
-        }
-    }
-
     pub fn to_bits(self) -> u8 {
         match self {
             Format::Sector => 0,
-            Format::Cd(parts) => parts.0,
+            Format::Cd(parts) => parts.bits(),
         }
     }
 
     pub fn from_bits(bits: u8) -> Option<Self> {
         match bits {
             0 => Some(Format::Sector),
-            _ if bits & !CdParts::ALL == 0 => Some(Format::Cd(CdParts(bits))),
-            _ => None,
+            _ => CdParts::asked(bits).filter(|parts| parts.bits() == bits).map(Format::Cd),
         }
-    }
-}
-
-/// Minutes, seconds and frames of a block. MMC-3, section 4.2.3.1. Beyond 255 minutes there is no such address.
-pub(crate) fn msf(lba: u64) -> [u8; 3] {
-    let blocks = lba.saturating_add(PREGAP);
-    let seconds = blocks / BLOCKS_PER_SECOND;
-    let minutes = u8::try_from(seconds / 60).unwrap_or(u8::MAX);
-    [minutes, (seconds % 60) as u8, (blocks % BLOCKS_PER_SECOND) as u8]
-}
-
-/// The block at minutes, seconds and frames; `None` in the two seconds before the first one, or out of range.
-pub(crate) fn from_msf([minutes, seconds, frames]: [u8; 3]) -> Option<u64> {
-    let valid = seconds < 60 && u64::from(frames) < BLOCKS_PER_SECOND;
-    let blocks = (u64::from(minutes) * 60 + u64::from(seconds)) * BLOCKS_PER_SECOND + u64::from(frames);
-    blocks.checked_sub(PREGAP).filter(|_| valid)
-}
-
-fn bcd(value: u8) -> u8 {
-    let value = value % 100;
-    (value / 10) << 4 | (value % 10)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_whole_block_is_2352_bytes_with_its_address() {
-        let format = Format::Cd(CdParts::asked(0xF8).unwrap());
-        assert_eq!((format.size(), format.medium_size(), format.is_plain()), (2352, 2048, false));
-        let mut out = vec![0xEE; 2352];
-        format.wrap(16, &[0x5A; 2048], &mut out);
-        assert_eq!(out[..16], [0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0x00, 0x02, 0x16, 1]);
-        assert_eq!((&out[16..2064], &out[2064..]), (&[0x5A; 2048][..], &[0; 288][..]));
-        let header = Format::Cd(CdParts::asked(0x20).unwrap());
-        let mut out = [0; 4];
-        header.wrap(75 * 60 * 12 + 33, &[0; 2048], &mut out);
-        assert_eq!(out, [0x12, 0x02, 0x33, 1]);
-        assert!(CdParts::asked(0x40).is_none() && Format::Cd(CdParts::asked(0x10).unwrap()).is_plain());
-    }
-
-    #[test]
-    fn minutes_seconds_and_frames_lead_back() {
-        for lba in [0, 1, 74, 75, 4350, 333_000] {
-            assert_eq!(from_msf(msf(lba)), Some(lba));
-        }
-        assert_eq!(msf(0), [0, 2, 0]);
-        assert_eq!([[0, 1, 74], [0, 60, 0], [0, 2, 75]].map(from_msf), [None; 3]);
-        assert_eq!(msf(u64::MAX)[0], 255);
     }
 }

@@ -1,9 +1,5 @@
-use crate::cdrom::Cdrom;
 use crate::channel::Channel;
-use crate::disk::AtaDisk;
-use crate::drive::{Drive, Place};
-use crate::identify::SERIAL_SIZE;
-use block::{Disk, Medium};
+use crate::drive::{Attachment, Drive, Place};
 use board::pci::{Bar, COMMAND_MASTER, Configuration, Identity, PciBus, PciFunction, register};
 use board::{AccessSizes, Action, Buses, IrqLines, StateReader, StateWriter};
 use hv::GuestMemory;
@@ -36,25 +32,7 @@ const DECODE_ENABLE: u16 = 1 << 15;
 /// PCI status: fast back-to-back capable, medium DEVSEL# timing.
 const PCI_STATUS: u16 = 0x0280;
 
-const STATE_VERSION: u32 = 1;
-
-/// What is attached to a channel as device 0 or 1. A serial number has at most 20 characters of printable ASCII.
-pub enum Attachment {
-    /// A hard disk. What is behind its last whole sector of 512 bytes cannot be seen.
-    Disk {
-        /// What is on it.
-        disk: Arc<dyn Disk>,
-        /// Its serial number.
-        serial: String,
-    },
-    /// A CD-ROM drive.
-    Cdrom {
-        /// Its slot.
-        medium: Arc<Medium>,
-        /// Its serial number.
-        serial: String,
-    },
-}
+const STATE_VERSION: u32 = 2;
 
 /// Why there can be no such IDE function. The text is one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -116,25 +94,12 @@ impl Ide {
         let shared = drives.iter().all(Option::is_some);
         let [first, second] = drives;
         let attach = |attachment: Option<Attachment>, second| {
-            let place = Place { second, shared };
-            attachment.map(|attachment| Self::drive(attachment, place)).transpose()
+            let place = Place::Parallel { second, shared };
+            attachment.map(|attachment| Drive::new(attachment, place)).transpose().map_err(IdeError)
         };
         let drives = [attach(first, false)?, attach(second, true)?];
         let line = lines.line(IDE_IRQS[index]).map_err(IdeError::new)?;
         Ok(Channel::new(NAMES[index], memory.clone(), line, drives))
-    }
-
-    fn drive(attachment: Attachment, place: Place) -> Result<Drive, IdeError> {
-        let (Attachment::Disk { serial, .. } | Attachment::Cdrom { serial, .. }) = &attachment;
-        if serial.len() > SERIAL_SIZE || !serial.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-            return Err(IdeError(format!(
-                "the serial number {serial:?} of an IDE drive is longer than {SERIAL_SIZE} characters or not printable ASCII"
-            )));
-        }
-        match attachment {
-            Attachment::Disk { disk, serial } => AtaDisk::new(disk, serial, place).map(Drive::Disk).map_err(IdeError),
-            Attachment::Cdrom { medium, serial } => Ok(Drive::Cdrom(Cdrom::new(medium, serial, place))),
-        }
     }
 }
 

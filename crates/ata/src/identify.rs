@@ -1,4 +1,5 @@
-//! What drives tell about themselves. ATA/ATAPI-6, sections 8.15 and 8.16; ACS-3, section 7.12.
+//! What drives tell about themselves. ATA/ATAPI-6, sections 8.15 and 8.16; ACS-3, section 7.12; Serial ATA 2.6, section
+//! 13.2.
 
 use crate::disk::AtaDisk;
 use crate::drive::Place;
@@ -24,6 +25,13 @@ pub(crate) const MAX_TRIM_BLOCKS: u16 = 8;
 /// Words 80 and 81: ATA/ATAPI-4 to -7, no minor version.
 const VERSIONS: u16 = 0x00F0;
 
+/// Word 76: 1.5 and 3 Gbit/s; and native command queuing, with this many commands (word 75).
+const SERIAL_SPEEDS: u16 = 0x0006;
+const SERIAL_QUEUED: u16 = 0x0100;
+pub(crate) const QUEUE_DEPTH: u16 = 32;
+/// Word 222: serial, as of SATA 2.6 and before.
+const SERIAL_TRANSPORT: u16 = 0x101F;
+
 struct Words([u16; SIZE / 2]);
 
 impl Words {
@@ -38,7 +46,13 @@ impl Words {
         words.set(63, &[mode.multiword(), 0x0003, 120, 120, 120, 120]);
         words.set(80, &[VERSIONS]);
         words.set(88, &[mode.ultra()]);
-        words.set(93, &[hardware_reset_result(place)]);
+        match place {
+            Place::Parallel { second, shared } => words.set(93, &[hardware_reset_result(second, shared)]),
+            Place::Serial => {
+                words.set(76, &[SERIAL_SPEEDS]);
+                words.set(222, &[SERIAL_TRANSPORT]);
+            }
+        }
         words
     }
 
@@ -70,8 +84,8 @@ impl Words {
 
 /// Word 93: what the drive saw on the cable, which has 80 wires. Firmware learns from it whether it need look for
 /// device 1.
-fn hardware_reset_result(place: Place) -> u16 {
-    let seen = match (place.second, place.shared) {
+fn hardware_reset_result(second: bool, shared: bool) -> u16 {
+    let seen = match (second, shared) {
         // Device 0 answers for an absent device 1, or has heard of a present one.
         (false, false) => 0x004B,
         (false, true) => 0x003B,
@@ -103,6 +117,12 @@ pub(crate) fn disk(disk: &AtaDisk) -> [u8; SIZE] {
         | optional(disk.write_cache(), 1 << 5)
         | optional(disk.smart(), 1 << 0);
     words.set(85, &[enabled, 0x3400, 0x4040]);
+    if disk.place() == Place::Serial {
+        words.set(75, &[QUEUE_DEPTH - 1, SERIAL_SPEEDS | SERIAL_QUEUED]);
+        // Logs can be read.
+        words.set(84, &[0x4060]);
+        words.set(87, &[0x4060]);
+    }
     words.set(100, &split(sectors));
     words.set(105, &[MAX_TRIM_BLOCKS]);
     // TRIM; nothing rotates.

@@ -2,16 +2,50 @@ use hv::{GuestMemory, Layout};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes of a descriptor: address, count, flags. SFF-8038i, section 1.2.
-const DESCRIPTOR: u64 = 8;
-/// A table lies within a part of memory of this size.
-const TABLE_BOUNDARY: u64 = 1 << 16;
+/// Bytes of a bus master's descriptor: address, count, flags. SFF-8038i, section 1.2.
+const BUS_MASTER_DESCRIPTOR: u32 = 8;
+/// A bus master's table lies within a part of memory of this size.
+const TABLE_BOUNDARY: u32 = 1 << 16;
 /// The last descriptor.
 const END_OF_TABLE: u32 = 1 << 31;
+
+/// Bytes of AHCI's descriptor: address, reserved, count and flags. AHCI 1.3.1, section 4.2.3.3.
+const AHCI_DESCRIPTOR: u64 = 16;
+/// Bytes less one.
+const AHCI_COUNT: u32 = 0x3F_FFFF;
+/// The host wants to know when it is used up.
+const AHCI_INTERRUPT: u32 = 1 << 31;
+
+/// Where a transfer's descriptors are, and in what form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    /// The bus master's of an IDE channel.
+    BusMaster(u32),
+    /// An AHCI command's.
+    Ahci(Prdt),
+}
+
+/// Where the descriptors of an AHCI command are, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Prdt {
+    pub address: u64,
+    pub entries: u16,
+}
 
 /// Some of what a descriptor names is no memory, or read-only where data shall go.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Outside;
+
+/// What became of the descriptors of a transfer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Some of them were not needed.
+    pub descriptors_left: bool,
+    /// One was used up of which the host wants to know that.
+    pub interrupt: bool,
+    /// Bytes that were moved, or were about to be when something went wrong.
+    pub moved: u64,
+}
 
 /// The physical region descriptors of one transfer: where in guest memory its data lie. Each descriptor is read once,
 /// when its turn comes; the memory's layout is that of the beginning.
@@ -20,24 +54,30 @@ pub(crate) struct PrdTable<'a> {
     layout: Arc<Layout>,
     /// Data go to memory, so it must be writable.
     to_memory: bool,
-    /// The next descriptor.
-    next: u64,
+    /// The descriptors that come next.
+    table: Table,
     /// There is none.
     ended: bool,
     /// What is left of the current one.
     address: u64,
     left: u64,
+    /// Its flag.
+    interrupt: bool,
+    /// Of those before it.
+    usage: Usage,
 }
 
 impl<'a> PrdTable<'a> {
-    pub fn new(memory: &'a GuestMemory, table: u32, to_memory: bool) -> Self {
+    pub fn new(memory: &'a GuestMemory, table: Table, to_memory: bool) -> Self {
         let layout = memory.layout();
-        PrdTable { memory, layout, to_memory, next: table.into(), ended: false, address: 0, left: 0 }
+        let ended = matches!(table, Table::Ahci(Prdt { entries: 0, .. }));
+        let usage = Usage::default();
+        PrdTable { memory, layout, to_memory, table, ended, address: 0, left: 0, interrupt: false, usage }
     }
 
-    /// Whether all of it was used up.
-    pub fn exhausted(&self) -> bool {
-        self.ended && self.left == 0
+    /// What has become of it so far.
+    pub fn usage(&self) -> Usage {
+        Usage { descriptors_left: !self.ended || self.left > 0, ..self.usage }
     }
 
     /// Appends to `pieces` where the next `wanted` bytes lie in the memory behind guest memory. Returns how many there
@@ -62,27 +102,46 @@ impl<'a> PrdTable<'a> {
             }
             self.address += size;
             self.left -= size;
+            self.usage.moved += size;
+            self.usage.interrupt |= self.interrupt && self.left == 0;
             got += size;
         }
         Ok(got)
     }
 
-    /// Goes on to the next descriptor. A table that reaches the boundary it may not cross ends there, so that there are
-    /// at most 8,192 of them.
+    /// Goes on to the next descriptor. There are at most 8,192 or 65,535 of them.
     fn fetch(&mut self) -> Result<(), Outside> {
-        let mut descriptor = [0; DESCRIPTOR as usize];
-        self.memory.read(self.next, &mut descriptor).map_err(|_| Outside)?;
-        let [a0, a1, a2, a3, c0, c1, c2, c3] = descriptor;
-        let count = u32::from_le_bytes([c0, c1, c2, c3]);
-        self.next += DESCRIPTOR;
-        self.ended = count & END_OF_TABLE != 0 || self.next % TABLE_BOUNDARY < DESCRIPTOR;
-        self.address = u64::from(u32::from_le_bytes([a0, a1, a2, a3]) & !1);
-        self.left = match count & 0xFFFE {
-            0 => 0x1_0000,
-            bytes => bytes.into(),
-        };
+        match &mut self.table {
+            Table::BusMaster(next) => {
+                let [address, count] = read_words(self.memory, (*next).into())?;
+                *next = next.wrapping_add(BUS_MASTER_DESCRIPTOR);
+                // A table that reaches the boundary it may not cross ends there.
+                self.ended = count & END_OF_TABLE != 0 || *next % TABLE_BOUNDARY < BUS_MASTER_DESCRIPTOR;
+                self.address = u64::from(address & !1);
+                self.left = match count & 0xFFFE {
+                    0 => 0x1_0000,
+                    bytes => bytes.into(),
+                };
+            }
+            Table::Ahci(Prdt { address, entries }) => {
+                let [low, high, _, count] = read_words(self.memory, *address)?;
+                *address = address.wrapping_add(AHCI_DESCRIPTOR);
+                *entries = entries.saturating_sub(1);
+                self.ended = *entries == 0;
+                self.address = u64::from(low & !1) | u64::from(high) << 32;
+                self.left = u64::from(count & AHCI_COUNT) + 1;
+                self.interrupt = count & AHCI_INTERRUPT != 0;
+            }
+        }
         Ok(())
     }
+}
+
+/// Copies little-endian words out of guest memory.
+pub(crate) fn read_words<const N: usize>(memory: &GuestMemory, address: u64) -> Result<[u32; N], Outside> {
+    let mut words = [[0u8; 4]; N];
+    memory.read(address, words.as_flattened_mut()).map_err(|_| Outside)?;
+    Ok(words.map(u32::from_le_bytes))
 }
 
 #[cfg(test)]
@@ -110,10 +169,10 @@ mod tests {
     }
 
     fn gather(memory: &GuestMemory, wanted: u64, to_memory: bool) -> Result<(u64, Vec<Range<u64>>, bool), Outside> {
-        let mut table = PrdTable::new(memory, TABLE, to_memory);
+        let mut table = PrdTable::new(memory, Table::BusMaster(TABLE), to_memory);
         let mut pieces = Vec::new();
         let got = table.gather(wanted, &mut pieces)?;
-        Ok((got, pieces, table.exhausted()))
+        Ok((got, pieces, !table.usage().descriptors_left))
     }
 
     #[test]
@@ -145,21 +204,56 @@ mod tests {
         write(&memory, TABLE, &[(0x20_0000, 0x8000_0000 | 0x200)]);
         assert_eq!(gather(&memory, 0x200, true), Err(Outside));
         assert_eq!(gather(&memory, 0x200, false), Ok((0x200, vec![0x4_2000..0x4_2200], true)));
-        assert_eq!(PrdTable::new(&memory, 0xFFFF_FFFC, true).gather(1, &mut Vec::new()), Err(Outside));
+        assert_eq!(
+            PrdTable::new(&memory, Table::BusMaster(0xFFFF_FFFC), true).gather(1, &mut Vec::new()),
+            Err(Outside)
+        );
     }
 
     #[test]
     fn a_table_without_an_end_ends_at_its_boundary() {
         let memory = memory();
         write(&memory, 0, &[(0x3_0000, 2); 8192]);
-        let mut table = PrdTable::new(&memory, 0, true);
+        let mut table = PrdTable::new(&memory, Table::BusMaster(0), true);
         let mut pieces = Vec::new();
         assert_eq!(table.gather(1 << 30, &mut pieces), Ok(2 * 8192));
-        assert!(table.exhausted());
-        let mut table = PrdTable::new(&memory, 0xFFF8, true);
+        assert!(!table.usage().descriptors_left);
+        let mut table = PrdTable::new(&memory, Table::BusMaster(0xFFF8), true);
         assert_eq!(table.gather(1 << 30, &mut pieces), Ok(2));
         // Four bytes off: the last descriptor would cross.
-        let mut table = PrdTable::new(&memory, 0xFFF4, true);
-        assert!(table.gather(1 << 30, &mut pieces).is_ok() && table.exhausted());
+        let mut table = PrdTable::new(&memory, Table::BusMaster(0xFFF4), true);
+        assert!(table.gather(1 << 30, &mut pieces).is_ok() && !table.usage().descriptors_left);
+    }
+    fn write_ahci(memory: &GuestMemory, descriptors: &[(u64, u32)]) {
+        for (index, (address, flags)) in (0..).zip(descriptors) {
+            let at = u64::from(TABLE) + 16 * index;
+            memory.write(at, &address.to_le_bytes()).unwrap();
+            memory.write(at + 8, &[0xFF, 0xFF, 0xFF, 0xFF]).unwrap();
+            memory.write(at + 12, &flags.to_le_bytes()).unwrap();
+        }
+    }
+
+    #[test]
+    fn ahcis_descriptors_have_64_bits_of_address_and_22_of_length() {
+        let memory = memory();
+        write_ahci(&memory, &[(0x3001, 0x1FF), (0x3200, 0x8000_01FF), (0x10_0000, 0x3FF), (0x1_0000_3000, 0x1FF)]);
+        let mut table = PrdTable::new(&memory, Table::Ahci(Prdt { address: TABLE.into(), entries: 3 }), true);
+        let mut pieces = Vec::new();
+        assert_eq!((table.gather(0x3FF, &mut pieces), table.usage().interrupt), (Ok(0x3FF), false));
+        assert_eq!(table.gather(0x201, &mut pieces), Ok(0x201));
+        assert_eq!(pieces, [0x3000..0x3400, 0x4_0000..0x4_0200]);
+        assert_eq!(table.usage(), Usage { descriptors_left: true, interrupt: true, moved: 0x600 });
+        assert_eq!(table.gather(0x1000, &mut pieces), Ok(0x200));
+        assert!(!table.usage().descriptors_left);
+        // The fourth leads above 4 GiB, where there is nothing.
+        let mut table = PrdTable::new(&memory, Table::Ahci(Prdt { address: TABLE.into(), entries: 4 }), true);
+        assert_eq!(table.gather(0x1000, &mut pieces), Err(Outside));
+        let mut none = PrdTable::new(&memory, Table::Ahci(Prdt { address: u64::MAX, entries: 0 }), true);
+        assert_eq!((none.gather(2, &mut pieces), none.usage()), (Ok(0), Usage::default()));
+        let mut nowhere = PrdTable::new(&memory, Table::Ahci(Prdt { address: u64::MAX - 7, entries: 2 }), true);
+        assert_eq!(nowhere.gather(2, &mut pieces), Err(Outside));
+        write_ahci(&memory, &[(u64::MAX, u32::MAX)]);
+        let mut end = PrdTable::new(&memory, Table::Ahci(Prdt { address: TABLE.into(), entries: 1 }), false);
+        assert_eq!(end.gather(1 << 20, &mut pieces), Err(Outside));
     }
 }

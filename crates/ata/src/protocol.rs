@@ -2,13 +2,11 @@
 
 use crate::bus_master::BusMaster;
 use crate::drive::{Access, Drive, Failure, Next};
+use crate::prd::Table;
 use crate::registers::{Signature, TaskFile, command, control, device, error, reason, register, status};
-use crate::transfer::{BUFFER_SIZE, Buffer, Job, SECTOR, Transfer, Work};
+use crate::transfer::{BUFFER_SIZE, Buffer, Job, PACKET_SIZE, SECTOR, Transfer, Work};
 use crate::worker::Outcome;
 use board::{StateReader, StateWriter};
-
-/// Bytes of a command packet.
-const PACKET_SIZE: usize = 12;
 
 /// Where the command that is being carried out stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,19 +194,13 @@ impl State {
     /// Lets a drive show its signature; for an absent device 1, device 0 has one without status.
     fn sign(&mut self, index: usize) {
         let file = &mut self.files[index];
-        let signature = match &mut self.drives[index] {
-            Some(drive) => {
-                drive.reset();
-                file.status = if drive.takes_packets() { 0 } else { status::READY };
-                drive.signature()
-            }
+        match &mut self.drives[index] {
+            Some(drive) => drive.reset(file),
             None => {
-                file.status = 0;
-                Signature::Ata
+                (file.status, file.error) = (0, error::PASSED);
+                file.sign(Signature::Ata);
             }
-        };
-        file.sign(signature);
-        file.error = error::PASSED;
+        }
         file.interrupt = false;
     }
 
@@ -404,15 +396,9 @@ impl State {
             return None;
         }
         self.working = true;
-        let table = if self.transfer.dma { self.master.begin() } else { 0 };
+        let table = Table::BusMaster(if self.transfer.dma { self.master.begin() } else { 0 });
         let disk = self.drives[self.active].as_ref().and_then(Drive::medium);
-        Some(Job {
-            transfer: self.transfer,
-            buffer: std::mem::take(&mut self.buffer),
-            disk,
-            table,
-            descriptors_left: false,
-        })
+        Some(Job::new(self.transfer, std::mem::take(&mut self.buffer), disk, table))
     }
 
     /// The worker is through.
@@ -423,7 +409,7 @@ impl State {
             return self.finish_reset();
         }
         if self.transfer.dma && matches!(outcome, Outcome::Done | Outcome::Failed(_)) {
-            self.master.end(job.descriptors_left);
+            self.master.end(job.usage.descriptors_left);
         }
         match outcome {
             Outcome::Done => {

@@ -47,6 +47,8 @@ pub(crate) mod error {
 pub(crate) mod device {
     pub const LBA: u8 = 1 << 6;
     pub const DEV: u8 = 1 << 4;
+    /// Of queued writes: forced unit access.
+    pub const FUA: u8 = 1 << 7;
     /// The head, or bits 27:24 of the address.
     pub const HEAD: u8 = 0x0F;
     /// Bits that were always set once and that nobody uses.

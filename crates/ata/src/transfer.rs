@@ -1,14 +1,17 @@
 //! What a command moves, and the buffer it passes through.
 
 use crate::format::Format;
+use crate::prd::{Table, Usage};
 use block::Disk;
 use board::{StateReader, StateWriter};
 use std::sync::Arc;
 
-/// Bytes of a channel's buffer: what PIO commands read ahead, or gather before it is written.
+/// Bytes of a channel's or port's buffer: what PIO commands read ahead, or gather before it is written.
 pub(crate) const BUFFER_SIZE: usize = 64 << 10;
 /// The most sectors of a PIO block (READ MULTIPLE). Divides the buffer.
 pub(crate) const MAX_MULTIPLE: u8 = 16;
+/// Bytes of a command packet.
+pub(crate) const PACKET_SIZE: usize = 12;
 /// Bytes of an ATA sector.
 pub(crate) const SECTOR: u64 = 512;
 
@@ -40,7 +43,7 @@ impl Work {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Transfer {
     pub work: Work,
-    /// Data move by bus master DMA.
+    /// Data move by DMA.
     pub dma: bool,
     /// The next block to be read or written, in blocks of the medium.
     pub next: u64,
@@ -202,8 +205,14 @@ pub(crate) struct Job {
     pub buffer: Buffer,
     /// The medium; `None` where there is none any more.
     pub disk: Option<Arc<dyn Disk>>,
-    /// Where the bus master's descriptors are.
-    pub table: u32,
-    /// Some of them were not needed.
-    pub descriptors_left: bool,
+    /// Where the descriptors of its memory are.
+    pub table: Table,
+    /// What became of them, when it is done.
+    pub usage: Usage,
+}
+
+impl Job {
+    pub fn new(transfer: Transfer, buffer: Buffer, disk: Option<Arc<dyn Disk>>, table: Table) -> Self {
+        Job { transfer, buffer, disk, table, usage: Usage::default() }
+    }
 }

@@ -1,7 +1,7 @@
-//! Work on the media, and between them and guest memory: what a channel's thread does without its lock.
+//! Work on the media, and between them and guest memory: what a channel's or port's thread does without its lock.
 
 use crate::drive::Failure;
-use crate::format::{CD_BLOCK, Format};
+use crate::format::Format;
 use crate::identify::MAX_TRIM_BLOCKS;
 use crate::prd::{Outside, PrdTable};
 use crate::transfer::{BUFFER_SIZE, Job, SECTOR, Work};
@@ -39,7 +39,7 @@ impl From<Outside> for Outcome {
     }
 }
 
-/// What jobs need besides the channel's buffer: one after the other uses it, so none allocates.
+/// What jobs need besides the buffer: one after the other uses it, so none allocates.
 pub(crate) struct Tools<'a> {
     memory: &'a GuestMemory,
     cancel: &'a AtomicBool,
@@ -151,7 +151,7 @@ impl Job {
     pub fn run(&mut self, tools: &mut Tools) -> Outcome {
         let mut table = PrdTable::new(tools.memory, self.table, self.transfer.work.to_host());
         let outcome = self.try_run(tools, &mut table).unwrap_or_else(|outcome| outcome);
-        self.descriptors_left = !table.exhausted();
+        self.usage = table.usage();
         outcome
     }
 
@@ -297,17 +297,14 @@ impl Job {
 
 /// Reads blocks from `first` on as the host gets them, as many as `out` holds.
 fn read_blocks(disk: &dyn Disk, format: Format, first: u64, out: &mut [u8]) -> Result<(), Failure> {
-    let read = |lba: u64, data: &mut [u8]| match lba.checked_mul(format.medium_size()) {
-        Some(offset) => disk.read(offset, data).map_err(|error| Failure::Disk(lba, error)),
-        None => Err(Failure::Disk(lba, BlockError::BeyondEnd)),
-    };
-    if format.is_plain() {
-        return read(first, out);
+    match format {
+        Format::Cd(parts) if !format.is_plain() => {
+            scsi::read_parts(disk, parts, first, out).map_err(|(lba, error)| Failure::Disk(lba, error))
+        }
+        _ => {
+            let offset = first.checked_mul(format.medium_size());
+            let offset = offset.ok_or(Failure::Disk(first, BlockError::BeyondEnd))?;
+            disk.read(offset, out).map_err(|error| Failure::Disk(first, error))
+        }
     }
-    let mut user = [0; CD_BLOCK as usize];
-    for (lba, block) in (first..).zip(out.chunks_exact_mut(format.size())) {
-        read(lba, &mut user)?;
-        format.wrap(lba, &user, block);
-    }
-    Ok(())
 }

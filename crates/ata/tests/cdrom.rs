@@ -78,7 +78,8 @@ fn inquiry_and_capacity_describe_drive_and_disc() {
     assert_eq!((inquiry.len(), inquiry[0], inquiry[1], &inquiry[8..28]), (36, 5, 0x80, &b"WIRT    Wirt CD-ROM "[..]));
     assert_eq!(port.packet_data(&[0x12, 0, 0, 0, 5]), inquiry[..5]);
     assert_eq!(port.packet_data(&[0x12]), []);
-    assert_eq!(port.packet_fails(&[0x12, 1, 0, 0, 96]), INVALID_FIELD);
+    assert_eq!(port.packet_data(&[0x12, 1, 0x80, 0, 96]), [&[5, 0x80, 0, 7][..], b"CD-0001"].concat());
+    assert_eq!(port.packet_fails(&[0x12, 1, 0x90, 0, 96]), INVALID_FIELD);
     let capacity = port.packet_data(&[0x25]);
     assert_eq!((u32_at(&capacity, 0), u32_at(&capacity, 4)), (BLOCKS - 1, 2048));
     assert_eq!(port.packet_fails(&[0xFF]), [5, 0x20, 0]);

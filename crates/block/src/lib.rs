@@ -12,6 +12,6 @@ mod raw_file;
 
 pub use disk::Disk;
 pub use error::BlockError;
-pub use medium::Medium;
+pub use medium::{Medium, MediumWatcher};
 pub use patient::{Patience, PatientDisk};
 pub use raw_file::RawFile;

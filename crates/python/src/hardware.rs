@@ -6,7 +6,7 @@ use crate::medium::Medium;
 use crate::pci_devices;
 use crate::screen::Screen;
 use crate::terminal::{Terminal, duplicate};
-use ata::{Attachment, Ide};
+use ata::{AHCI_PORTS, Ahci, Attachment, Ide};
 use board::{
     ActionSink, DEBUG_EXIT_PORT, DEBUG_PORT, DebugExit, DebugPort, I6300esb, PVPANIC_PORT, PanicEvent, PcTestdev,
     Pflash, Pvpanic, Uart, WatchdogAction,
@@ -15,13 +15,14 @@ use hv::Region;
 use net::NullBackend;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use scsi::{Cdrom, DirectAccess, Interface, LogicalUnit};
 use std::fs::File;
 use std::sync::Arc;
 use vga::Vga;
-use virtio::{BalloonOptions, Blk, BlkOptions, Console, Net, NetOptions, Port, Rng};
+use virtio::{BalloonOptions, Blk, BlkOptions, Console, Net, NetOptions, Port, Rng, Scsi, ScsiOptions, Target};
 
-/// What is attached to a place of an IDE channel: a disk (descriptor, read-only, serial number), or a CD-ROM drive (its
-/// slot, serial number).
+/// What is attached to a place of an IDE channel or to an AHCI port, or is a SCSI target: a disk (descriptor, read-only,
+/// serial number), or a CD-ROM drive (its slot, serial number).
 #[derive(FromPyObject)]
 enum Drive<'py> {
     Disk(i32, bool, String),
@@ -55,6 +56,13 @@ impl Machine {
     fn add_disk(&self, slot: u8, name: &str, fd: i32, readonly: bool, serial: String) -> PyResult<()> {
         let disk = Blk::new(name, self.disk(fd, readonly)?, BlkOptions { serial, queues: 1 }).map_err(core_error)?;
         pci_devices::add(self, slot, Arc::new(disk))
+    }
+
+    fn add_scsi(&self, slot: u8, name: &str, targets: Vec<(u8, Drive<'_>)>) -> PyResult<()> {
+        let targets = targets.into_iter().map(|(id, drive)| Ok(Target { id, unit: self.unit(drive)? }));
+        let targets = targets.collect::<PyResult<Vec<_>>>()?;
+        let scsi = Scsi::new(name, targets, ScsiOptions::default()).map_err(core_error)?;
+        pci_devices::add(self, slot, Arc::new(scsi))
     }
 
     fn add_net(&self, slot: u8, name: &str, mac: [u8; 6]) -> PyResult<()> {
@@ -128,6 +136,15 @@ impl Machine {
         Ok(())
     }
 
+    fn add_ahci(&self, slot: u8, name: &str, drives: [Option<Drive<'_>>; AHCI_PORTS]) -> PyResult<()> {
+        let mut attached = [const { None }; AHCI_PORTS];
+        for (place, drive) in attached.iter_mut().zip(drives) {
+            *place = self.attachment(drive)?;
+        }
+        let ahci = Ahci::new(name, attached, self.board().memory()).map_err(core_error)?;
+        self.chipset()?.pci().add(slot, 0, ahci).map_err(core_error)
+    }
+
     fn add_flash(&self, name: &str, address: u64, size: u64, offset: u64, fd: i32, readonly: bool) -> PyResult<()> {
         let region = Region { address, size, offset, readonly: true };
         let machine = self.board();
@@ -177,6 +194,15 @@ impl Machine {
 }
 
 impl Machine {
+    fn unit(&self, drive: Drive<'_>) -> PyResult<Box<dyn LogicalUnit>> {
+        Ok(match drive {
+            Drive::Disk(fd, readonly, serial) => {
+                Box::new(DirectAccess::new(self.disk(fd, readonly)?, serial).map_err(core_error)?)
+            }
+            Drive::Cdrom(medium, serial) => Box::new(Cdrom::new(medium.medium.clone(), serial, Interface::Scsi)),
+        })
+    }
+
     fn attachment(&self, drive: Option<Drive<'_>>) -> PyResult<Option<Attachment>> {
         Ok(match drive {
             None => None,

@@ -12,6 +12,7 @@ pub enum DeviceType {
     Console = 3,
     Entropy = 4,
     Balloon = 5,
+    Scsi = 8,
 }
 
 impl DeviceType {
@@ -23,6 +24,7 @@ impl DeviceType {
             DeviceType::Block => Some(0x1001),
             DeviceType::Balloon => Some(0x1002),
             DeviceType::Console => Some(0x1003),
+            DeviceType::Scsi => Some(0x1004),
             DeviceType::Entropy => Some(0x1005),
         }
     }

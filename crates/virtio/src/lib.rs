@@ -21,6 +21,7 @@ mod net;
 mod pci;
 mod queue;
 mod rng;
+mod scsi;
 mod transport;
 mod worker;
 
@@ -34,6 +35,7 @@ pub use net::{Net, NetOptions};
 pub use pci::{Interfaces, VirtioPci, layout};
 pub use queue::{Queue, QueueError, QueueLayout};
 pub use rng::Rng;
+pub use scsi::{Scsi, ScsiOptions, Target};
 
 /// Feature bits that concern every device. virtio 1.2, chapter 6.
 pub mod feature {

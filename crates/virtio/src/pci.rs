@@ -170,7 +170,7 @@ impl VirtioPci {
         };
         let class = match device_type {
             DeviceType::Net => [0x02, 0x00, 0x00],
-            DeviceType::Block => [0x01, 0x00, 0x00],
+            DeviceType::Block | DeviceType::Scsi => [0x01, 0x00, 0x00],
             DeviceType::Console => [0x07, 0x80, 0x00],
             DeviceType::Entropy | DeviceType::Balloon => [0xFF, 0x00, 0x00],
         };

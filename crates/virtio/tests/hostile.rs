@@ -2,15 +2,16 @@
 
 mod driver;
 
-use block::RawFile;
+use block::{Medium, RawFile};
 use board::Terminal;
 use driver::{DATA, DEVICE_WRITES, Driver, INDIRECT, NEXT, RAM, READ, ROM, WRITE, eventually};
 use net::{Backend, NullBackend};
 use proptest::prelude::*;
+use scsi::{Cdrom, DirectAccess, Interface};
 use std::sync::{Arc, Mutex};
 use virtio::{
-    Balloon, BalloonOptions, Blk, BlkOptions, Console, Net, NetOptions, Port, Rng, VirtioDevice, feature, layout,
-    status,
+    Balloon, BalloonOptions, Blk, BlkOptions, Console, Net, NetOptions, Port, Rng, Scsi, ScsiOptions, Target,
+    VirtioDevice, feature, layout, status,
 };
 
 fn started(features: u64) -> Driver {
@@ -30,7 +31,13 @@ fn all_kinds() -> Vec<Arc<dyn VirtioDevice>> {
     let [console, agent] = terminals;
     let port = Port { name: "org.example.agent".into(), terminal: agent };
     let memory = driver::memory();
+    let cdrom = Cdrom::new(Medium::new(Some(disk.clone())), String::new(), Interface::Scsi);
+    let targets = vec![
+        Target { id: 0, unit: Box::new(DirectAccess::new(disk.clone(), String::new()).unwrap()) },
+        Target { id: 1, unit: Box::new(cdrom) },
+    ];
     vec![
+        Arc::new(Scsi::new("scsi0", targets, ScsiOptions::default()).unwrap()),
         Arc::new(Blk::new("disk0", disk, BlkOptions::default()).unwrap()),
         Arc::new(Net::new("net0", NetOptions { mac: [2, 0, 0, 0, 0, 1], mtu: None }, Arc::new(NullBackend))),
         Arc::new(Rng::new("rng0")),
@@ -368,7 +375,7 @@ proptest! {
             driver.start(0);
             let last = driver.queues.len() - 1;
             driver.memory.write(DATA, &[0; 64]).unwrap();
-            driver.submit(last, &[(DATA, 16, READ), (DATA + 64, 513, WRITE)]);
+            driver.submit(last, &[(DATA, 64, READ), (DATA + 64, 513, WRITE)]);
             driver.wait(last);
         }
     }

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 from wirt.cli import counters
 from wirt.cli.session import Session
 from wirt.errors import Error, NotFoundError, UsageError
-from wirt.machine.drives import DISK_BUSES
+from wirt.machine.drives import CDROM_BUSES, DISK_BUSES
 from wirt.machine.hardware import VIRTIO_INTERFACES
-from wirt.vm import VM, Disk, Instruments, run
+from wirt.vm import VM, Cdrom, Disk, Instruments, run
 from wirt.vm.accelerator import ACCELERATORS
 from wirt.vm.spec import CPU_MODELS
 from wirt.vm.vm import IO_ERROR_ACTIONS
@@ -111,7 +111,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_disk,
-        metavar="FILE[,ro][,bus=virtio|ide]",
+        metavar="FILE[,ro][,bus=virtio|ide|ahci|scsi]",
         help="a raw image or a block device, ro: read-only, bus: what it hangs on (default: virtio); may be "
         "given "
         "several times",
@@ -121,8 +121,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_cdrom,
-        metavar="FILE|none",
-        help="a CD-ROM drive with this image, or an empty one; may be given several times",
+        metavar="FILE|none[,bus=ide|ahci|scsi]",
+        help="a CD-ROM drive with this image, or an empty one, and what it hangs on (default: ide); may be "
+        "given several times",
     )
     machine.add_argument(
         "--vga",
@@ -227,6 +228,7 @@ def _run_machine(arguments: argparse.Namespace) -> int:
             serial=fd,
             devices=arguments.device,
             on_io_error=arguments.on_io_error,
+            log=_log,
             reboot=not arguments.no_reboot,
             instruments=_instruments(arguments),
         )
@@ -249,6 +251,12 @@ def _run_machine(arguments: argparse.Namespace) -> int:
     if ending.message is not None:
         print(f"wirt: {ending.message}", file=sys.stderr)
     return ending.exit_status
+
+
+def _log(sentence: str) -> None:
+    # The terminal may be in raw mode, where a new line does not begin at the left.
+    end = "\r\n" if os.isatty(2) else "\n"
+    print(f"wirt: {sentence}", end=end, file=sys.stderr, flush=True)
 
 
 def _append(arguments: argparse.Namespace, serial: Serial) -> str | None:
@@ -338,7 +346,8 @@ def _serial_output(serial: Serial, arguments: argparse.Namespace) -> Iterator[in
         _check_output()
         yield 1
         return
-    used = [arguments.kernel, arguments.initrd, *arguments.cdrom, *(disk.path for disk in arguments.disk)]
+    drives = [*arguments.cdrom, *arguments.disk]
+    used = [arguments.kernel, arguments.initrd, *(drive.path for drive in drives)]
     fd = _open_output(serial.path, [path for path in used if path is not None])
     try:
         yield fd
@@ -408,8 +417,19 @@ def _disk(text: str) -> Disk:
     return Disk(Path(path), readonly, bus)
 
 
-def _cdrom(text: str) -> Path | None:
-    return None if text == "none" else Path(text)
+def _cdrom(text: str) -> Cdrom:
+    path, bus = text, CDROM_BUSES[0]
+    rest, comma, word = path.rpartition(",")
+    if comma and word.startswith("bus="):
+        known = next((bus for bus in CDROM_BUSES if word == f"bus={bus}"), None)
+        if known is None:
+            raise UsageError(
+                f"A CD-ROM drive hangs on no {word.removeprefix('bus=')!r}: use {' or '.join(CDROM_BUSES)}."
+            )
+        path, bus = rest, known
+    if not path:
+        raise UsageError("--cdrom needs an image: write --cdrom FILE, or --cdrom none for an empty drive.")
+    return Cdrom(None if path == "none" else Path(path), bus)
 
 
 def _serial(text: str) -> Serial:

@@ -15,9 +15,13 @@ from wirt import _core
 from wirt.errors import UsageError
 from wirt.storage.raw import open_raw
 
-Bus = Literal["virtio", "ide"]
-DISK_BUSES: Final[tuple[Bus, ...]] = ("virtio", "ide")
+Bus = Literal["virtio", "ide", "ahci", "scsi"]
+DISK_BUSES: Final[tuple[Bus, ...]] = ("virtio", "ide", "ahci", "scsi")
+CdromBus = Literal["ide", "ahci", "scsi"]
+CDROM_BUSES: Final[tuple[CdromBus, ...]] = ("ide", "ahci", "scsi")
 IDE_PLACES: Final = 4
+AHCI_PORTS: Final = 6
+SCSI_TARGETS: Final = 256
 BootKind = Literal["disk", "cdrom"]
 BOOT_ORDER: Final[tuple[BootKind, ...]] = ("disk", "cdrom")
 _CDROM_ORDER: Final = (2, 3, 0, 1)
@@ -30,6 +34,13 @@ class Disk(NamedTuple):
     path: Path
     readonly: bool = False
     bus: Bus = "virtio"
+
+
+class Cdrom(NamedTuple):
+    """A CD-ROM drive on a bus, with an image in it or empty."""
+
+    path: Path | None
+    bus: CdromBus = "ide"
 
 
 class IdePlaces(NamedTuple):
@@ -69,6 +80,59 @@ def add_ide(
 
 def _ide_path(place: int) -> str:
     return f"/pci@i0cf8/ide@1,1/drive@{place // 2}/disk@{place % 2}"
+
+
+def ahci_ports(drives: int) -> None:
+    """Check that an AHCI adapter has ports for all. Raises UsageError when it has not."""
+    if drives > AHCI_PORTS:
+        raise UsageError(
+            f"AHCI has room for {AHCI_PORTS} drives, not {drives}: put disks on another bus (bus=virtio)."
+        )
+
+
+def add_ahci(
+    machine: _core.Machine, slot: int, disks: Sequence[Disk], cdroms: Sequence[_core.Medium]
+) -> tuple[list[str], list[str]]:
+    """Add an AHCI adapter in a PCI slot, on its ports disks and then CD-ROM drives; return their paths for
+    firmware.
+    """
+    drives: list[tuple[int, bool, str] | tuple[_core.Medium, str] | None] = [None] * AHCI_PORTS
+    with contextlib.ExitStack() as stack:
+        for port, disk in enumerate(disks):
+            fd = open_raw(disk.path, readonly=disk.readonly)
+            stack.callback(os.close, fd)
+            drives[port] = (fd, disk.readonly, f"wirt-sata{port}")
+        for port, medium in enumerate(cdroms, len(disks)):
+            drives[port] = (medium, f"wirt-cd{port}")
+        machine.add_ahci(slot, "ahci0", drives)
+    paths = [f"/pci@i0cf8/pci8086,2922@{slot:x}/drive@{port:x}/disk@0" for port in range(AHCI_PORTS)]
+    return paths[: len(disks)], paths[len(disks) : len(disks) + len(cdroms)]
+
+
+def scsi_targets(drives: int) -> None:
+    """Check that a SCSI host has targets for all. Raises UsageError when it has not."""
+    if drives > SCSI_TARGETS:
+        raise UsageError(f"A SCSI host has room for {SCSI_TARGETS} drives, not {drives}: leave some out.")
+
+
+def add_scsi(
+    machine: _core.Machine, slot: int, disks: Sequence[Disk], cdroms: Sequence[_core.Medium]
+) -> tuple[list[str], list[str]]:
+    """Add a virtio SCSI host in a PCI slot, its targets disks and then CD-ROM drives; return their paths for
+    firmware.
+    """
+    targets: list[tuple[int, tuple[int, bool, str] | tuple[_core.Medium, str]]] = []
+    with contextlib.ExitStack() as stack:
+        for disk in disks:
+            fd = open_raw(disk.path, readonly=disk.readonly)
+            stack.callback(os.close, fd)
+            targets.append((len(targets), (fd, disk.readonly, f"wirt-scsi{len(targets)}")))
+        targets += [
+            (target, (medium, f"wirt-scsi{target}")) for target, medium in enumerate(cdroms, len(disks))
+        ]
+        machine.add_scsi(slot, "scsi0", targets)
+    paths = [f"/pci@i0cf8/scsi@{slot:x}/channel@0/disk@{target:x},0" for target, _ in targets]
+    return paths[: len(disks)], paths[len(disks) :]
 
 
 def add_virtio_disk(machine: _core.Machine, slot: int, index: int, disk: Disk) -> str:

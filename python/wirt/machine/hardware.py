@@ -85,8 +85,8 @@ def _add_balloon(place: Place, options: Mapping[str, str]) -> None:
     place.machine.add_balloon(place.slot, place.balloon, place.memory_size, oom, reporting)
 
 
-_ALWAYS: Final = "always there"
-_BY_NAME: Final = "by --device"
+_ALWAYS: Final = "is always there"
+_BY_NAME: Final = "comes by --device"
 _ON_OFF: Final = ("on", "off")
 _READONLY: Final = Option("ro", (), "", "the guest cannot write")
 
@@ -107,7 +107,7 @@ MODELS: Final = {
         Model(
             "serial",
             "16550A serial port, COM1",
-            "always there; --serial says where it goes",
+            "is always there; --serial says where it goes",
         ),
         Model("virtio-rng", "source of randomness", _ALWAYS),
         Model("virtio-console", "console, hvc0 in Linux", _ALWAYS),
@@ -126,25 +126,47 @@ MODELS: Final = {
         Model(
             "virtio-blk",
             "disk",
-            "by --disk FILE",
+            "comes by --disk FILE",
             (_READONLY,),
         ),
         Model(
             "ide-disk",
             "ATA disk on the PIIX3's IDE function (bus master DMA)",
-            "by --disk FILE,bus=ide",
+            "comes by --disk FILE,bus=ide",
             (_READONLY,),
         ),
-        Model("ide-cdrom", "ATAPI CD-ROM drive on the IDE function", "by --cdrom FILE or --cdrom none"),
+        Model(
+            "virtio-scsi",
+            "SCSI host with up to 256 targets: disks, CD-ROM drives",
+            "comes with a disk or CD-ROM drive on it",
+        ),
+        Model("scsi-disk", "disk on virtio-scsi", "comes by --disk FILE,bus=scsi", (_READONLY,)),
+        Model(
+            "scsi-cdrom",
+            "CD-ROM drive on virtio-scsi",
+            "comes by --cdrom FILE,bus=scsi or --cdrom none,bus=scsi",
+        ),
+        Model(
+            "ahci",
+            "AHCI adapter (ICH9) with six ports: disks with NCQ, CD-ROM drives",
+            "comes with a disk or CD-ROM drive on it",
+        ),
+        Model("ahci-disk", "ATA disk on the AHCI adapter", "comes by --disk FILE,bus=ahci", (_READONLY,)),
+        Model(
+            "ahci-cdrom",
+            "ATAPI CD-ROM drive on the AHCI adapter",
+            "comes by --cdrom FILE,bus=ahci or --cdrom none,bus=ahci",
+        ),
+        Model("ide-cdrom", "ATAPI CD-ROM drive on the IDE function", "comes by --cdrom FILE or --cdrom none"),
         Model(
             "vga",
             "VGA card with Bochs VBE (DISPI), 16 MiB",
-            "with firmware or --display; by --vga std, not with --vga none",
+            "comes with firmware, --display or --vga std, not with --vga none",
         ),
         Model(
             "flash",
             "flash memory that holds firmware and its variables",
-            "by --firmware ovmf",
+            "comes by --firmware ovmf",
             (Option("--nvram", ("FILE",), "", "where the variables are kept"),),
         ),
         Model(
@@ -191,7 +213,7 @@ def parse(text: str) -> NamedDevice:
     name, *words = text.split(",")
     model = BY_NAME.get(name)
     if model is None:
-        hint = f"it comes {MODELS[name].given}" if name in MODELS else f"use {', '.join(BY_NAME)}"
+        hint = f"it {MODELS[name].given}" if name in MODELS else f"use {', '.join(BY_NAME)}"
         raise UsageError(
             f"There is no device {name!r} to ask for by name: {hint} ('wirt devices' tells more)."
         )

@@ -68,6 +68,8 @@ class PcConfig(NamedTuple):
     cpu: str = "host"
     instruments: Instruments = NO_INSTRUMENTS
     disks: Sequence[Disk] = ()
+    cdrom_buses: Sequence[drives.CdromBus] = ()
+    """What each of the CD-ROM drives hangs on."""
     vga: bool = False
     virtio: hardware.VirtioInterfaces = "transitional"
     devices: Sequence[Device] = ()
@@ -132,8 +134,8 @@ def assemble(config: PcConfig, ends: FarEnds, *, watchdog_expired: bool = False)
         machine.add_rng(RNG_SLOT, "rng0")
         machine.add_console(CONSOLE_SLOT, ends.virtio_console, ends.ports)
         machine.add_net(NET_SLOT, "net0", hardware_address(config.uuid))
-        boot_paths = _add_drives(machine, config, ends)
         slots = iter(range(LAST_SLOT, FIRST_DISK_SLOT + _virtio_disks(config) - 1, -1))
+        boot_paths = _add_drives(machine, config, ends, slots)
         if behind.vram is not None:
             bios = rom.read_rom(rom.vga_bios())
             machine.add_vga(_next(slots), ends.screen, behind.vram, backing.VRAM_SIZE, bios)
@@ -172,23 +174,39 @@ def _next(slots: Iterator[int]) -> int:
 
 
 def _add_drives(
-    machine: _core.Machine, config: PcConfig, ends: FarEnds
+    machine: _core.Machine, config: PcConfig, ends: FarEnds, slots: Iterator[int]
 ) -> Mapping[drives.BootKind, Sequence[str]]:
     """Add disks and CD-ROM drives; return the paths by which firmware knows them."""
-    on_ide = [disk for disk in config.disks if disk.bus == "ide"]
-    ide: list[str] = []
-    cdroms: list[str] = []
-    if on_ide or ends.cdroms or config.firmware is not None:
-        ide, cdroms = drives.add_ide(machine, on_ide, ends.cdroms)
-    next_ide, slot = iter(ide), FIRST_DISK_SLOT
-    disks = []
-    for index, disk in enumerate(config.disks):
-        if disk.bus == "ide":
-            disks.append(next(next_ide))
-        else:
-            disks.append(drives.add_virtio_disk(machine, slot, index, disk))
-            slot += 1
-    return {"disk": disks, "cdrom": cdroms}
+
+    def on(bus: drives.Bus) -> tuple[list[Disk], list[_core.Medium]]:
+        media = [
+            medium for medium, other in zip(ends.cdroms, config.cdrom_buses, strict=True) if other == bus
+        ]
+        return [disk for disk in config.disks if disk.bus == bus], media
+
+    ide = on("ide")
+    disk_paths: dict[drives.Bus, Iterator[str]] = {}
+    cdrom_paths: dict[drives.Bus, Iterator[str]] = {}
+    if any(ide) or config.firmware is not None:
+        found = drives.add_ide(machine, *ide)
+        disk_paths["ide"], cdrom_paths["ide"] = map(iter, found)
+    if any(on("ahci")):
+        found = drives.add_ahci(machine, _next(slots), *on("ahci"))
+        disk_paths["ahci"], cdrom_paths["ahci"] = map(iter, found)
+    if any(on("scsi")):
+        found = drives.add_scsi(machine, _next(slots), *on("scsi"))
+        disk_paths["scsi"], cdrom_paths["scsi"] = map(iter, found)
+    virtio = [(index, disk) for index, disk in enumerate(config.disks) if disk.bus == "virtio"]
+    disk_paths["virtio"] = iter(
+        [
+            drives.add_virtio_disk(machine, slot, index, disk)
+            for slot, (index, disk) in enumerate(virtio, FIRST_DISK_SLOT)
+        ]
+    )
+    return {
+        "disk": [next(disk_paths[disk.bus]) for disk in config.disks],
+        "cdrom": [next(cdrom_paths[bus]) for bus in config.cdrom_buses],
+    }
 
 
 def _add_flash(machine: _core.Machine, config: PcConfig, behind: backing.Backing) -> None:

@@ -1,6 +1,6 @@
 """One virtual machine: what it is made of, how it runs, and what a program can do with it."""
 
-from wirt.machine.drives import Disk
+from wirt.machine.drives import Cdrom, Disk
 from wirt.machine.pc import Instruments
 from wirt.vm.accelerator import Accelerator, choose
 from wirt.vm.cdrom import CdromDrive
@@ -20,6 +20,7 @@ from wirt.vm.vm import VM
 __all__ = [
     "VM",
     "Accelerator",
+    "Cdrom",
     "CdromDrive",
     "CompletedExec",
     "Console",

@@ -13,7 +13,7 @@ from wirt.devices.device import Device, check_ranges
 from wirt.devices.fw_cfg import MAX_NAME, MAX_SIZE
 from wirt.errors import CapacityError, NotFoundError, UsageError
 from wirt.machine import hardware, rom
-from wirt.machine.drives import BOOT_ORDER, BootKind, Disk, ide_places
+from wirt.machine.drives import BOOT_ORDER, BootKind, Cdrom, Disk, ahci_ports, ide_places, scsi_targets
 from wirt.machine.firmware import USER_PREFIX
 from wirt.machine.memory_map import MIN_RAM, PAGE_SIZE
 from wirt.machine.pc import MAX_DISKS
@@ -45,8 +45,8 @@ class Spec(NamedTuple):
     cpus: int
     cpu: str
     disks: tuple[Disk, ...]
-    cdroms: tuple[Path | None, ...]
-    """What is in each CD-ROM drive at the start."""
+    cdroms: tuple[Cdrom, ...]
+    """The CD-ROM drives, and what is in each at the start."""
     vga: bool
     virtio: hardware.VirtioInterfaces
     ports: tuple[str, ...]
@@ -72,7 +72,7 @@ def make_spec(
     cpus: int,
     cpu: str,
     disks: Sequence[str | os.PathLike[str] | Disk],
-    cdroms: Sequence[str | os.PathLike[str] | None] = (),
+    cdroms: Sequence[str | os.PathLike[str] | Cdrom | None] = (),
     vga: bool | None = None,
     virtio: str = "transitional",
     ports: Sequence[str] = (),
@@ -106,9 +106,13 @@ def make_spec(
         if one.model == other.model:
             raise UsageError(f"A machine has one {one.model} at most: leave the others out.")
     checked_disks = _disks(disks)
-    discs = tuple(None if cdrom is None else _cdrom(Path(cdrom)) for cdrom in cdroms)
-    ide_places(sum(disk.bus == "ide" for disk in checked_disks), len(discs))
-    boots = guest is None and kernel is None and bool(disks or discs)
+    checked_cdroms = tuple(_cdrom(cdrom) for cdrom in cdroms)
+    ide_places(
+        sum(disk.bus == "ide" for disk in checked_disks), sum(cdrom.bus == "ide" for cdrom in checked_cdroms)
+    )
+    ahci_ports(sum(drive.bus == "ahci" for drive in (*checked_disks, *checked_cdroms)))
+    scsi_targets(sum(drive.bus == "scsi" for drive in (*checked_disks, *checked_cdroms)))
+    boots = guest is None and kernel is None and bool(disks or cdroms)
     found = _firmware(firmware, boots=boots)
     if nvram is not None and (found is None or found.variables is None):
         raise UsageError(
@@ -129,7 +133,7 @@ def make_spec(
         cpus=_cpus(cpus),
         cpu=_cpu(cpu),
         disks=checked_disks,
-        cdroms=discs,
+        cdroms=checked_cdroms,
         vga=found is not None if vga is None else vga,
         virtio=_virtio(virtio),
         ports=_ports(ports),
@@ -228,7 +232,12 @@ def _firmware(wish: str | os.PathLike[str] | None, *, boots: bool) -> rom.Firmwa
         wish = "seabios" if boots else "none"
     if wish == "none":
         return None
-    found = rom.find(os.fspath(wish))
+    name = os.fspath(wish)
+    found = rom.find(name)
+    if "/" not in name and not found.code.exists():
+        raise NotFoundError(
+            f"There is no firmware {name!r}: use {', '.join(rom.NAMED)}, none or the file of one."
+        )
     _check_file("firmware", found.code, writable=False)
     return found
 
@@ -255,9 +264,11 @@ def _nvram(path: Path) -> Path:
     return path
 
 
-def _cdrom(path: Path) -> Path:
-    _check_file("CD-ROM image", path, writable=False, block_device=True)
-    return path
+def _cdrom(wish: str | os.PathLike[str] | Cdrom | None) -> Cdrom:
+    cdrom = wish if isinstance(wish, Cdrom) else Cdrom(None if wish is None else Path(wish))
+    if cdrom.path is not None:
+        _check_file("CD-ROM image", cdrom.path, writable=False, block_device=True)
+    return cdrom
 
 
 def _image(role: str, wish: str | os.PathLike[str] | bytes | None) -> Path | bytes | None:

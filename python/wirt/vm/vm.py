@@ -16,7 +16,7 @@ from wirt import _core
 from wirt.devices.device import Device
 from wirt.errors import CapacityError, ClosedError, Error, UsageError, WaitTimeout
 from wirt.machine import boot
-from wirt.machine.drives import Disk
+from wirt.machine.drives import Cdrom, Disk
 from wirt.machine.pc import NO_INSTRUMENTS, FarEnds, Instruments, Pc, PcConfig, assemble
 from wirt.storage.nvram import open_variables
 from wirt.threads import named_thread
@@ -70,7 +70,8 @@ class VM:
     order: of Python, or by name with options, as `wirt devices` lists them. `debug_port` is a file descriptor
     for what firmware prints to port 0x402; `fw_cfg` adds files to the firmware interface, whose names begin
     with opt/. With `on_io_error` "pause" a disk's request that the host cannot do is no error for the guest:
-    the machine stops, and tries again when it is resumed. With `reboot`, a guest's reset starts the machine
+    the machine stops, and tries again when it is resumed. `log` is told, in sentences and from any thread,
+    what else happens (default: Python's logging, as wirt). With `reboot`, a guest's reset starts the machine
     again from its images; otherwise it ends it. `instruments` look at the recompiler.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
@@ -92,7 +93,7 @@ class VM:
         cpus: int = 1,
         cpu: str = "host",
         disks: Sequence[str | os.PathLike[str] | Disk] = (),
-        cdroms: Sequence[str | os.PathLike[str] | None] = (),
+        cdroms: Sequence[str | os.PathLike[str] | Cdrom | None] = (),
         vga: bool | None = None,
         display: str | None = None,
         virtio: str = "transitional",
@@ -103,6 +104,7 @@ class VM:
         debug_port: int | None = None,
         fw_cfg: Mapping[str, bytes] | None = None,
         on_io_error: str = "report",
+        log: Callable[[str], object] | None = None,
         reboot: bool = True,
         instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
@@ -130,6 +132,7 @@ class VM:
             raise UsageError(
                 f"On an I/O error there is no {on_io_error!r}: use {' or '.join(IO_ERROR_ACTIONS)}."
             )
+        self._log = _log if log is None else log
         self._pauses_on_io_error = on_io_error == "pause"
         chosen = choose(accel)
         self.accelerator = chosen.name
@@ -152,7 +155,7 @@ class VM:
         """What the VGA card shows."""
         self.keyboard = Keyboard(lambda: self._running_machine)
         self.mouse = Mouse(lambda: self._running_machine)
-        self.cdroms = tuple(CdromDrive(path) for path in self.spec.cdroms)
+        self.cdroms = tuple(CdromDrive(cdrom.path) for cdrom in self.spec.cdroms)
         """The CD-ROM drives, in order."""
         balloon = _core.Balloon()
         has_balloon = any(named.model == "virtio-balloon" for named in self.spec.named_devices)
@@ -201,7 +204,7 @@ class VM:
             self._config = self._make_config(debug_port, serial_firmware=wanted is None)
             self._pc = self._assemble()
             if wanted is not None:
-                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, _log)
+                self.display = serve(wanted, self.screen, self.keyboard, self.mouse, self._log)
         except BaseException:
             self.close()
             raise
@@ -350,6 +353,7 @@ class VM:
             boot_menu=spec.boot_menu,
             serial_firmware=serial_firmware,
             disks=spec.disks,
+            cdrom_buses=[cdrom.bus for cdrom in spec.cdroms],
             vga=spec.vga,
             virtio=spec.virtio,
             devices=spec.devices,
@@ -377,7 +381,7 @@ class VM:
     def _told(self, device: str, event: str) -> None:
         """A device has something to tell, on a thread of the machine's: nothing here may wait for it."""
         if device == "disk":
-            _log(f"A disk's request cannot be done ({event}): the machine is paused until it is resumed.")
+            self._log(f"A disk's request cannot be done ({event}): the machine is paused.")
             action = "pause"
         else:
             wishes = next(named.options for named in self.spec.named_devices if named.model == device)

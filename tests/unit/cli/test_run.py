@@ -11,7 +11,7 @@ from fake_vm import CRASHED, FakeVM
 from wirt.cli import run
 from wirt.cli.entry import main
 from wirt.errors import CapacityError, NotFoundError
-from wirt.vm import VM, CompletedExec, Disk, Instruments
+from wirt.vm import VM, Cdrom, CompletedExec, Disk, Instruments
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ def asked(made: list[FakeVM], *words: str) -> dict[str, Any]:
 
 
 def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
-    assert asked(made) == {
+    given = asked(made)
+    assert callable(given.pop("log"))
+    assert given == {
         "guest": "tiny",
         "kernel": None,
         "initrd": None,
@@ -72,10 +74,21 @@ def test_options_reach_the_machine(made: list[FakeVM]) -> None:
     words = "--disk x,bus=ide --cdrom c --cdrom none --firmware ovmf --nvram v --boot cdrom --boot-menu"
     given = asked(made, *words.split(), "--vga", "none", "--display", "vnc:5901")
     assert given["disks"] == [Disk(Path("x"), bus="ide")]
-    assert given["cdroms"] == [Path("c"), None]
+    assert given["cdroms"] == [Cdrom(Path("c")), Cdrom(None)]
+    words = "--disk x,bus=scsi --cdrom c,bus=scsi --cdrom none,bus=ide --cdrom a,b"
+    given = asked(made, *words.split())
+    assert given["disks"] == [Disk(Path("x"), bus="scsi")]
+    assert given["cdroms"] == [Cdrom(Path("c"), "scsi"), Cdrom(None), Cdrom(Path("a,b"))]
     assert (given["firmware"], given["nvram"]) == ("ovmf", "v")
     assert (given["boot"], given["boot_menu"]) == ("cdrom", True)
     assert (given["vga"], given["display"]) == (False, "vnc:5901")
+    given = asked(
+        made, *["--disk", "x,bus=scsi", "--cdrom", "c,bus=scsi", "--cdrom", "none,bus=ide", "--cdrom", "a,b"]
+    )
+    assert given["disks"] == [Disk(Path("x"), bus="scsi")]
+    assert given["cdroms"] == [Cdrom(Path("c"), "scsi"), Cdrom(None), Cdrom(Path("a,b"))]
+    given = asked(made, *["--disk", "x,ro,bus=ahci", "--cdrom", "c,bus=ahci"])
+    assert (given["disks"], given["cdroms"]) == ([Disk(Path("x"), True, "ahci")], [Cdrom(Path("c"), "ahci")])
 
 
 @pytest.mark.parametrize(("path", "disk"), [("a,b", Disk(Path("a,b"))), ("a,b,ro", Disk(Path("a,b"), True))])

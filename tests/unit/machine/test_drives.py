@@ -3,7 +3,7 @@
 import pytest
 
 import wirt
-from wirt.machine.drives import ide_places
+from wirt.machine.drives import ide_places, scsi_targets
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,9 @@ def test_cdroms_prefer_the_secondary_channel(
 def test_a_fifth_is_refused() -> None:
     with pytest.raises(wirt.UsageError, match="room for 4 drives, not 5"):
         ide_places(2, 3)
+
+
+def test_a_scsi_host_has_256_targets() -> None:
+    scsi_targets(256)
+    with pytest.raises(wirt.UsageError, match="room for 256 drives, not 257"):
+        scsi_targets(257)

@@ -17,7 +17,7 @@ def test_a_name_alone_gives_the_defaults() -> None:
     [
         ("", "There is no device ''"),
         ("e2000", "There is no device 'e2000'"),
-        ("i8042", "it comes always there"),
+        ("i8042", "it is always there"),
         ("pvpanic,action", "'action' is no option of the device pvpanic: it has action="),
         ("pvpanic,colour=red", "'colour=red' is no option"),
         ("isa-debug-exit,action=reset", "it has none"),

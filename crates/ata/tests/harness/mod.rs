@@ -33,8 +33,10 @@ pub const INTERRUPT: u8 = 4;
 /// The levels of the interrupt lines, and how often each went high.
 #[derive(Default)]
 pub struct Lines {
-    levels: Mutex<[bool; 24]>,
+    pub levels: Mutex<[bool; 24]>,
     pub edges: [AtomicU32; 24],
+    /// Messages that came.
+    pub messages: Mutex<Vec<Msi>>,
 }
 
 impl Interrupts for Lines {
@@ -45,7 +47,9 @@ impl Interrupts for Lines {
         }
         levels[gsi as usize] = high;
     }
-    fn signal_msi(&self, _: Msi) {}
+    fn signal_msi(&self, message: Msi) {
+        self.messages.lock().unwrap().push(message);
+    }
 }
 
 /// A disk that counts flushes, and whose reads and writes wait while it is held.

@@ -1,8 +1,7 @@
 //! What a disc has to tell: one session with one data track of mode 1.
 
-use super::packet::Packet;
-use super::sense::Sense;
-use crate::format::{CD_BLOCK, msf};
+use super::block::{CD_BLOCK, msf};
+use crate::{Cdb, Sense};
 use block::Disk;
 
 /// Blocks that fit on a CD, 80 minutes; what is larger passes for a DVD.
@@ -20,6 +19,11 @@ const DVD_START: u32 = 0x03_0000;
 pub(super) enum Profile {
     CdRom = 0x0008,
     DvdRom = 0x0010,
+}
+
+/// Whether addresses in the answer are minutes, seconds and frames.
+fn wants_msf(cdb: &Cdb) -> bool {
+    cdb.u8(1) & 2 != 0
 }
 
 #[derive(Clone, Copy)]
@@ -64,18 +68,18 @@ impl Disc {
     }
 
     /// READ TOC/PMA/ATIP. MMC-3, section 6.26.
-    pub fn toc(self, packet: Packet) -> Result<Vec<u8>, Sense> {
-        let as_msf = packet.wants_msf();
+    pub fn toc(self, cdb: &Cdb) -> Result<Vec<u8>, Sense> {
+        let as_msf = wants_msf(cdb);
         // SFF-8020i has the format in the last byte.
-        let format = match packet.u8(2) & 0x0F {
-            0 => packet.u8(9) >> 6,
+        let format = match cdb.u8(2) & 0x0F {
+            0 => cdb.u8(9) >> 6,
             format => format,
         };
         let track = |number: u8, lba: u32| {
             let [a, b, c, d] = Self::address(lba, as_msf);
             [0, DATA_TRACK, number, 0, a, b, c, d]
         };
-        let body: Vec<u8> = match (format, packet.u8(6)) {
+        let body: Vec<u8> = match (format, cdb.u8(6)) {
             (0, 0 | 1) => [track(1, 0), track(LEAD_OUT, self.blocks)].concat(),
             (0, LEAD_OUT) => track(LEAD_OUT, self.blocks).to_vec(),
             (1, _) => track(1, 0).to_vec(),
@@ -96,14 +100,14 @@ impl Disc {
     }
 
     /// READ SUB-CHANNEL: nothing plays. MMC-3, section 6.25.
-    pub fn subchannel(self, packet: Packet) -> Result<Vec<u8>, Sense> {
+    pub fn subchannel(self, cdb: &Cdb) -> Result<Vec<u8>, Sense> {
         let mut body = Vec::new();
-        if packet.u8(2) & 1 << 6 != 0 {
-            match packet.u8(3) {
+        if cdb.u8(2) & 1 << 6 != 0 {
+            match cdb.u8(3) {
                 // The position, at the start.
                 1 => {
                     body.extend([1, DATA_TRACK, 1, 1]);
-                    body.extend(Self::address(0, packet.wants_msf()));
+                    body.extend(Self::address(0, wants_msf(cdb)));
                     body.extend([0; 4]);
                 }
                 // No catalogue number, no recording code.
@@ -124,8 +128,8 @@ impl Disc {
     }
 
     /// READ TRACK INFORMATION, by block, track or session. MMC-3, section 6.27.
-    pub fn track_information(self, packet: Packet) -> Result<Vec<u8>, Sense> {
-        match (packet.u8(1) & 3, packet.u32(2)) {
+    pub fn track_information(self, cdb: &Cdb) -> Result<Vec<u8>, Sense> {
+        match (cdb.u8(1) & 3, cdb.u32(2)) {
             (0, lba) => self.blocks(lba.into(), 1)?,
             (1 | 2, 1) => {}
             _ => return Err(Sense::INVALID_FIELD),
@@ -139,11 +143,11 @@ impl Disc {
     }
 
     /// READ DVD STRUCTURE: physical format, copyright, manufacturer. MMC-3, section 6.23.
-    pub fn dvd_structure(self, packet: Packet) -> Result<Vec<u8>, Sense> {
+    pub fn dvd_structure(self, cdb: &Cdb) -> Result<Vec<u8>, Sense> {
         if self.profile() != Profile::DvdRom {
             return Err(Sense::OTHER_FORMAT);
         }
-        let body = match (packet.u8(6), packet.u8(7)) {
+        let body = match (cdb.u8(6), cdb.u8(7)) {
             (0, 0) => {
                 // DVD-ROM, 120 mm, no rate given, one embossed layer.
                 let mut body = vec![0; 2048];
