@@ -142,6 +142,24 @@ class Medium:
         """Whether the guest has opened the tray."""
 
 @final
+class Balloon:
+    """The host's end of a memory balloon. It outlives the machine: each balloon that is added is asked for
+    what the last one was. All but the making raises CoreError without one.
+    """
+
+    def __init__(self) -> None: ...
+    def set_target(self, bytes: int) -> None:
+        """Ask the guest to make do with so many bytes. CoreError when it does not have as many."""
+    @property
+    def target(self) -> int:
+        """Bytes that the guest was asked to make do with."""
+    @property
+    def size(self) -> int:
+        """Bytes that the guest says it has left."""
+    def statistics(self, timeout: float | None = None) -> dict[str, int] | None:
+        """What the guest says of its memory now; None when nothing answers in time."""
+
+@final
 class Screen:
     """The far end of a VGA card. It outlives the machine: each card that is added shows here."""
 
@@ -275,11 +293,12 @@ class Machine:
         dump_block: int | None = None,
         perf_map: Sequence[tuple[int, str]] | None = None,
         firmware: int | None = None,
+        virtio: Literal["transitional", "modern", "legacy"] = "transitional",
     ) -> None:
         """`dump_block` is a linear guest address: `listings` has the recompiler's blocks that hold it.
         `perf_map`: it writes /tmp/perf-PID.map for perf, with these addresses and names of guest code.
         `firmware` is the offset in `memory` of the 128 KiB that answer below 1 MiB until the guest asks for
-        RAM there.
+        RAM there. `virtio` says which interfaces virtio devices have.
         """
     def listings(self) -> str:
         """Guest code beside host code, of the blocks that were asked for."""
@@ -353,8 +372,12 @@ class Machine:
         """Add an Intel 82540EM network card."""
     def add_rng(self, slot: int, name: str) -> None:
         """Add a virtio source of randomness."""
-    def add_console(self, slot: int, terminal: Terminal) -> None:
-        """Add a virtio console."""
+    def add_console(self, slot: int, terminal: Terminal, ports: Sequence[tuple[str, Terminal]]) -> None:
+        """Add a virtio console, and beside it ports with these names."""
+    def add_balloon(
+        self, slot: int, balloon: Balloon, ram: int, deflate_on_oom: bool, free_page_reporting: bool
+    ) -> None:
+        """Add a balloon for the guest's RAM, the first `ram` bytes of guest memory's backing."""
     def add_vga(self, slot: int, screen: Screen, offset: int, size: int, rom: bytes) -> None:
         """Add the VGA card, with `size` bytes of memory at `offset` of guest memory's backing, and its
         BIOS.

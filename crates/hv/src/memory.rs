@@ -258,6 +258,24 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Gives the host's memory behind `offset..offset + size` of the backing memory back: it reads zero from now on, and
+    /// takes host memory again when touched. Translations of code there are dropped.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unmapped`], with nothing changed, when these are not whole pages of it.
+    pub fn discard(&self, offset: u64, size: u64) -> Result<(), MemoryError> {
+        let end = offset.checked_add(size);
+        if (offset | size) % PAGE_SIZE != 0 || end.is_none_or(|end| end > self.size) {
+            return Err(MemoryError::Unmapped { address: offset, size });
+        }
+        let advice = if self.file.is_some() { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
+        // SAFETY: the pages lie inside the mapping, where bytes may change at any time. A host that refuses (pages that
+        // are locked) keeps them as they are.
+        unsafe { libc::madvise(self.base.as_ptr().add(offset as usize).cast(), size as usize, advice) };
+        self.written(offset, size);
+        Ok(())
+    }
+
     /// Announces a write by something other than a vCPU (a device's DMA, a system call into the mapping) to
     /// `offset..offset + size` of the backing memory, so that translations of code there are dropped.
     pub fn written(&self, offset: u64, size: u64) {
@@ -524,6 +542,35 @@ mod tests {
         std::os::unix::fs::FileExt::read_exact_at(memory.file().unwrap(), &mut back, 0x1002).unwrap();
         assert_eq!(back, [1, 2, 3]);
         assert!(GuestMemory::new(&[region]).unwrap().file().is_none());
+    }
+
+    #[test]
+    fn what_is_discarded_reads_zero_and_nothing_beside_it() {
+        struct Log(Arc<Mutex<Vec<(u64, u64)>>>);
+        impl MemoryWatcher for Log {
+            fn code_written(&self, offset: u64, size: u64) {
+                self.0.lock().unwrap().push((offset, size));
+            }
+
+            fn layout_changed(&self, _layout: &Arc<Layout>) -> Result<(), crate::Error> {
+                Ok(())
+            }
+        }
+        let region = Region { address: 0x10_0000, size: 0x4000, offset: 0, readonly: false };
+        for memory in [GuestMemory::new(&[region]).unwrap(), GuestMemory::shared(&[region]).unwrap()] {
+            let log = Arc::new(Mutex::new(Vec::new()));
+            assert!(memory.set_watcher(Box::new(Log(log.clone()))));
+            memory.write_backing(0, &[7; 0x4000]).unwrap();
+            memory.set_page_flags(2, PageFlags::CODE);
+            memory.discard(0x1000, 0x2000).unwrap();
+            for (offset, size) in [(0x1000, 0x1001), (0x800, 0x1000), (0x3000, 0x2000), (!0xFFF, 0x1000)] {
+                assert!(memory.discard(offset, size).is_err(), "{offset:#x} {size:#x}");
+            }
+            let mut back = vec![0; 0x4000];
+            memory.read_backing(0, &mut back).unwrap();
+            assert!(back == [vec![7; 0x1000], vec![0; 0x2000], vec![7; 0x1000]].concat());
+            assert_eq!(*log.lock().unwrap(), [(0x1000, 0x2000)]);
+        }
     }
 
     #[test]

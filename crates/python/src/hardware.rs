@@ -1,3 +1,4 @@
+use crate::balloon::Balloon;
 use crate::device::PyDevice;
 use crate::errors::core_error;
 use crate::machine::{Machine, tell};
@@ -17,7 +18,7 @@ use scsi::{Cdrom, DirectAccess, Interface, LogicalUnit};
 use std::fs::File;
 use std::sync::Arc;
 use vga::Vga;
-use virtio::{Blk, BlkOptions, Rng, Scsi, ScsiOptions, Target};
+use virtio::{BalloonOptions, Blk, BlkOptions, Console, Port, Rng, Scsi, ScsiOptions, Target};
 
 /// What is attached to a place of an IDE channel or to an AHCI port, or is a SCSI target: a disk (descriptor, read-only,
 /// serial number), or a CD-ROM drive (its slot, serial number).
@@ -60,23 +61,40 @@ impl Machine {
 
     fn add_disk(&self, slot: u8, name: &str, fd: i32, readonly: bool, serial: String) -> PyResult<()> {
         let disk = Blk::new(name, self.disk(fd, readonly)?, BlkOptions { serial, queues: 1 }).map_err(core_error)?;
-        pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(disk)).map_err(core_error)
+        pci_devices::add(self, slot, Arc::new(disk))
     }
 
     fn add_scsi(&self, slot: u8, name: &str, targets: Vec<(u8, Drive<'_>)>) -> PyResult<()> {
         let targets = targets.into_iter().map(|(id, drive)| Ok(Target { id, unit: self.unit(drive)? }));
         let targets = targets.collect::<PyResult<Vec<_>>>()?;
         let scsi = Scsi::new(name, targets, ScsiOptions::default()).map_err(core_error)?;
-        pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(scsi)).map_err(core_error)
+        pci_devices::add(self, slot, Arc::new(scsi))
     }
 
     fn add_rng(&self, slot: u8, name: &str) -> PyResult<()> {
-        pci_devices::add(self.board(), &*self.chipset()?, slot, Arc::new(Rng::new(name))).map_err(core_error)
+        pci_devices::add(self, slot, Arc::new(Rng::new(name)))
     }
 
-    fn add_console(&self, slot: u8, terminal: &Terminal) -> PyResult<()> {
-        let console = pci_devices::console(&terminal.terminal);
-        pci_devices::add(self.board(), &*self.chipset()?, slot, console).map_err(core_error)
+    fn add_console(&self, slot: u8, terminal: &Terminal, ports: Vec<(String, PyRef<'_, Terminal>)>) -> PyResult<()> {
+        let port = |(name, terminal): (String, PyRef<'_, Terminal>)| Port { name, terminal: terminal.terminal.clone() };
+        let ports = ports.into_iter().map(port).collect();
+        let console = Console::with_ports("console0", terminal.terminal.clone(), ports).map_err(core_error)?;
+        pci_devices::add(self, slot, console)
+    }
+
+    fn add_balloon(
+        &self,
+        slot: u8,
+        balloon: &Balloon,
+        ram: u64,
+        deflate_on_oom: bool,
+        free_page_reporting: bool,
+    ) -> PyResult<()> {
+        let options = BalloonOptions { deflate_on_oom, free_page_reporting };
+        let memory = self.board().memory().clone();
+        let device = Arc::new(virtio::Balloon::new("balloon0", memory, ram, options));
+        balloon.connect(&device).map_err(core_error)?;
+        pci_devices::add(self, slot, device)
     }
 
     fn add_port_device(

@@ -5,6 +5,7 @@
 #![allow(missing_docs)] // The stubs document the classes for those who see them.
 
 mod accelerator;
+mod balloon;
 mod device;
 mod display;
 mod errors;
@@ -26,6 +27,7 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     hv::Tsc::begin_measuring();
     module.add_class::<accelerator::ProbeResult>()?;
+    module.add_class::<balloon::Balloon>()?;
     module.add_class::<device::Action>()?;
     module.add_class::<machine::Event>()?;
     module.add_class::<machine::IrqLine>()?;

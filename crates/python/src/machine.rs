@@ -8,11 +8,13 @@ use crate::waiting::{interruptible, timeout};
 use block::{BlockError, Disk, Patience, PatientDisk, RawFile};
 use board::{Buses, Chipset, CmosConfig};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use recompiler::Instruments;
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
+use virtio::Interfaces;
 
 /// One machine on one accelerator.
 #[pyclass(frozen, module = "wirt._core")]
@@ -22,11 +24,17 @@ pub struct Machine {
     chipset: Mutex<Option<Chipset>>,
     /// As the chipset.
     pub usb: Mutex<Usb>,
+    interfaces: Interfaces,
     /// Where requests of disks wait instead of failing, if they are to.
     patience: OnceLock<Arc<Patience>>,
 }
 
 impl Machine {
+    /// The interfaces of its virtio devices.
+    pub fn interfaces(&self) -> Interfaces {
+        self.interfaces
+    }
+
     /// The board's machine, to put devices into.
     pub fn board(&self) -> &Arc<board::Machine> {
         &self.machine
@@ -56,7 +64,7 @@ impl Machine {
 impl Machine {
     #[new]
     #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
-    #[pyo3(signature = (memory, cpus, accelerator, cpu = "host", dump_block = None, perf_map = None, firmware = None))]
+    #[pyo3(signature = (memory, cpus, accelerator, cpu = "host", dump_block = None, perf_map = None, firmware = None, virtio = "transitional"))]
     fn new(
         py: Python<'_>,
         memory: &GuestMemory,
@@ -66,7 +74,14 @@ impl Machine {
         dump_block: Option<u64>,
         perf_map: Option<Vec<(u64, String)>>,
         firmware: Option<u64>,
+        virtio: &str,
     ) -> PyResult<Self> {
+        let interfaces = match virtio {
+            "transitional" => Interfaces::Transitional,
+            "modern" => Interfaces::Modern,
+            "legacy" => Interfaces::Legacy,
+            _ => return Err(PyValueError::new_err(format!("virtio has no interface {virtio:?}"))),
+        };
         let memory = memory.memory.clone();
         py.detach(|| {
             let buses = Arc::new(Buses::new());
@@ -94,6 +109,7 @@ impl Machine {
                 machine,
                 chipset: Mutex::new(Some(chipset)),
                 usb: Mutex::default(),
+                interfaces,
                 patience: OnceLock::new(),
             })
         })

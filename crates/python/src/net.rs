@@ -81,7 +81,7 @@ impl Network {
 impl Machine {
     fn add_net(&self, slot: u8, name: &str, mac: [u8; 6], network: &Network, rom: Vec<u8>) -> PyResult<()> {
         let net = Net::new(name, NetOptions { mac, mtu: None }, network.backend()?);
-        pci_devices::add_with_rom(self.board(), &*self.chipset()?, slot, Arc::new(net), rom).map_err(core_error)
+        pci_devices::add_with_rom(self, slot, Arc::new(net), rom)
     }
 
     fn add_e1000(&self, slot: u8, name: &str, mac: [u8; 6], network: &Network, rom: Vec<u8>) -> PyResult<()> {

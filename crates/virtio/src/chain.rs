@@ -129,6 +129,11 @@ impl Chain {
         self.writable.cut(at, length, |piece| vectors.push(self.vector(piece)));
     }
 
+    /// Where the writable bytes lie in the backing memory of the guest: offset and size of each piece.
+    pub fn writable_pieces(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.writable.pieces.iter().map(|piece| (piece.offset, piece.size))
+    }
+
     /// Announces that the `length` writable bytes from `at` on were written.
     pub fn written(&self, at: u64, length: u64) {
         self.writable.cut(at, length, |piece| self.memory.written(piece.offset, piece.size));

@@ -11,7 +11,23 @@ pub enum DeviceType {
     Block = 2,
     Console = 3,
     Entropy = 4,
+    Balloon = 5,
     Scsi = 8,
+}
+
+impl DeviceType {
+    /// The PCI device ID of the kind where it has a legacy interface; `None` for one that never had any. virtio 1.2,
+    /// section 4.1.2.
+    pub(crate) fn transitional_id(self) -> Option<u16> {
+        match self {
+            DeviceType::Net => Some(0x1000),
+            DeviceType::Block => Some(0x1001),
+            DeviceType::Balloon => Some(0x1002),
+            DeviceType::Console => Some(0x1003),
+            DeviceType::Scsi => Some(0x1004),
+            DeviceType::Entropy => Some(0x1005),
+        }
+    }
 }
 
 /// One kind of virtio device: what its registers show and what its requests mean.
@@ -37,10 +53,16 @@ pub trait VirtioDevice: Send + Sync {
     /// The driver writes the device configuration. Most of it is read-only.
     fn write_config(&self, _offset: usize, _data: &[u8]) {}
 
+    /// A legacy driver writes the device configuration, of which it may change more.
+    fn write_legacy_config(&self, offset: usize, data: &[u8]) {
+        self.write_config(offset, data);
+    }
+
     /// Gives the device the way to wake its thread and to announce changes. Called once, before anything else.
     fn connect(&self, _link: Arc<Link>) {}
 
-    /// The driver is ready and has taken these features, those offered by the transport included.
+    /// The driver is ready and has taken these features, those offered by the transport included. A legacy driver may
+    /// change them while the device is used: then this is called again.
     fn start(&self, _features: u64) {}
 
     /// Something besides a notification that [`VirtioDevice::process`] shall be called for: a file descriptor that

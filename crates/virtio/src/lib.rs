@@ -1,4 +1,4 @@
-//! virtio 1.2 devices behind a modern-only PCI transport.
+//! virtio 1.2 devices behind a PCI transport, with the legacy interface of their predecessors beside it.
 //!
 //! A [`VirtioDevice`] knows its features, its device configuration and what requests mean. [`VirtioPci`] is everything
 //! that all of them share: registers, negotiation, interrupts, and the one I/O thread on which the device serves its
@@ -10,10 +10,12 @@
 //!   interrupt controllers ◀──────── Msix or INTx ◀──────── Link::interrupt ◀───────────────┘
 //! ```
 
+mod balloon;
 mod blk;
 mod chain;
 mod console;
 mod device;
+mod legacy;
 mod link;
 mod net;
 mod pci;
@@ -23,19 +25,22 @@ mod scsi;
 mod transport;
 mod worker;
 
+pub use balloon::{Balloon, BalloonOptions};
 pub use blk::{Blk, BlkOptions};
 pub use chain::Chain;
-pub use console::{Console, ConsoleSink};
+pub use console::{Console, Port};
 pub use device::{DeviceType, VirtioDevice};
 pub use link::Link;
 pub use net::{Net, NetOptions};
-pub use pci::{VirtioPci, layout};
+pub use pci::{Interfaces, PciOptions, VirtioPci, layout};
 pub use queue::{Queue, QueueError, QueueLayout};
 pub use rng::Rng;
 pub use scsi::{Scsi, ScsiOptions, Target};
 
 /// Feature bits that concern every device. virtio 1.2, chapter 6.
 pub mod feature {
+    /// Legacy drivers may cut the parts of a request into buffers as they like.
+    pub const ANY_LAYOUT: u64 = 1 << 27;
     /// Chains may be described by a table outside the queue.
     pub const RING_INDIRECT_DESC: u64 = 1 << 28;
     /// Notifications are asked for by index.

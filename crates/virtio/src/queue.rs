@@ -173,11 +173,27 @@ impl Queue {
         &self.chain
     }
 
+    /// Lets the last `count` chains that were taken, and neither pushed nor staged, be taken again.
+    pub fn put_back(&mut self, count: u16) {
+        self.next_avail = self.next_avail.wrapping_sub(count);
+    }
+
     /// Gives the chain taken last back to the driver; the device has written its first `written` writable bytes.
     pub fn push(&mut self, written: u32) {
+        self.stage(written);
+        self.publish();
+    }
+
+    /// As [`Queue::push`], but the driver sees nothing of it before [`Queue::publish`], which shows it all at once.
+    pub fn stage(&mut self, written: u32) {
         let Some(rings) = self.rings else { return };
         rings.store_used(self.next_used, self.head, written, &self.memory);
         self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Shows the driver what was staged.
+    pub fn publish(&mut self) {
+        let Some(rings) = self.rings else { return };
         rings.store_used_index(self.next_used, &self.memory);
         match self.waiting {
             None => self.waiting = Some(Instant::now()),

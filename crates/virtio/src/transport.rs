@@ -11,46 +11,60 @@ use std::sync::atomic::Ordering;
 /// Bytes of the common configuration structure. virtio 1.2, section 4.1.4.3, up to `queue_device`.
 pub(crate) const COMMON_SIZE: usize = 56;
 
-const STATE_VERSION: u32 = 1;
+const STATE_VERSION: u32 = 2;
 
-/// The registers of the common configuration structure and what follows from writing them.
+/// The registers of the common configuration structure and what follows from writing them; those of the legacy interface
+/// are in `legacy.rs`.
 ///
 /// Lock order: `registers`, then those of the device and of [`Link`]. The I/O thread never takes `registers`, so it may
 /// be waited for under it.
 pub(crate) struct Transport {
-    device: Arc<dyn VirtioDevice>,
+    pub(super) device: Arc<dyn VirtioDevice>,
     memory: Arc<GuestMemory>,
-    link: Arc<Link>,
-    offered: u64,
-    queue_sizes: Vec<u16>,
-    registers: Mutex<Registers>,
+    pub(super) link: Arc<Link>,
+    pub(super) offered: u64,
+    pub(super) queue_sizes: Vec<u16>,
+    pub(super) registers: Mutex<Registers>,
 }
 
-struct Registers {
+pub(super) struct Registers {
     device_feature_select: u32,
     driver_feature_select: u32,
-    driver_features: u64,
-    queue_select: u16,
-    queues: Vec<QueueRegisters>,
+    pub(super) driver_features: u64,
+    pub(super) queue_select: u16,
+    pub(super) queues: Vec<QueueRegisters>,
+    pub(super) side: Side,
     paused: bool,
     /// Whether the function may read and write guest memory.
-    master: bool,
-    engine: Engine,
+    pub(super) master: bool,
+    /// What the command register says of that.
+    command_master: bool,
+    pub(super) engine: Engine,
 }
 
 #[derive(Clone, Copy)]
-struct QueueRegisters {
-    layout: QueueLayout,
-    enabled: bool,
+pub(super) struct QueueRegisters {
+    pub(super) layout: QueueLayout,
+    pub(super) enabled: bool,
+}
+
+/// Which interface the driver uses: known from the first feature or queue it writes to the next reset. Meanwhile the
+/// other one's writes to features and queues are ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Side {
+    Unknown = 0,
+    Modern = 1,
+    Legacy = 2,
 }
 
 /// Who has the queues.
-enum Engine {
+pub(super) enum Engine {
     /// Nobody: the driver is not ready, or has broken the rules.
     Idle,
     /// The I/O thread.
     Running(Worker),
-    /// We, during a pause.
+    /// We, during a pause, or while the function may not reach memory.
     Paused(Vec<Queue>),
 }
 
@@ -66,10 +80,20 @@ impl Registers {
             driver_features: 0,
             queue_select: 0,
             queues: queue_sizes.iter().map(queue).collect(),
+            side: Side::Unknown,
             paused: false,
             master: false,
+            command_master: false,
             engine: Engine::Idle,
         }
+    }
+
+    /// Whether features and queues may be written through this interface.
+    pub(super) fn choose(&mut self, side: Side) -> bool {
+        if self.side == Side::Unknown {
+            self.side = side;
+        }
+        self.side == side
     }
 }
 
@@ -129,7 +153,7 @@ impl Transport {
         match (offset, data.len()) {
             (0x00, 4) => registers.device_feature_select = value as u32,
             (0x08, 4) => registers.driver_feature_select = value as u32,
-            (0x0C, 4) if negotiable => {
+            (0x0C, 4) if negotiable && registers.choose(Side::Modern) => {
                 let features = registers.driver_features;
                 match registers.driver_feature_select {
                     0 => registers.driver_features = features & !0xFFFF_FFFF | value,
@@ -154,6 +178,9 @@ impl Transport {
     fn write_queue(&self, registers: &mut Registers, offset: usize, size: usize, value: u64) {
         let index = usize::from(registers.queue_select);
         let ready = self.link.status() & DRIVER_OK != 0;
+        if !(0x18..0x38).contains(&offset) || !registers.choose(Side::Modern) {
+            return;
+        }
         let Some(queue) = registers.queues.get_mut(index).filter(|queue| !queue.enabled && !ready) else { return };
         let layout = &mut queue.layout;
         match (offset, size) {
@@ -172,33 +199,43 @@ impl Transport {
     }
 
     /// A vector as a register takes it: NO_VECTOR for one that does not exist.
-    fn vector(&self, value: u64) -> u16 {
+    pub(super) fn vector(&self, value: u64) -> u16 {
         if value < u64::from(self.link.msix.vectors()) { value as u16 } else { NO_VECTOR }
     }
 
     /// virtio 1.2, sections 2.1 and 3.1.1. Bits are only ever added, by a write of zero all are cleared.
-    fn write_status(&self, registers: &mut Registers, value: u8) {
+    pub(super) fn write_status(&self, registers: &mut Registers, value: u8) {
         if value == 0 {
             return self.reset_registers(registers);
         }
         let before = self.link.status();
         let mut added = value & (ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED) & !before;
-        let acceptable =
-            registers.driver_features & !self.offered == 0 && registers.driver_features & feature::VERSION_1 != 0;
-        if added & FEATURES_OK != 0 && !acceptable {
+        // Legacy drivers know nothing of FEATURES_OK, and the others cannot go without.
+        let legacy = registers.side == Side::Legacy;
+        if legacy || !self.agreed(registers) {
             added &= !FEATURES_OK;
         }
-        if (before | added) & FEATURES_OK == 0 {
+        if !legacy && (before | added) & FEATURES_OK == 0 {
             added &= !DRIVER_OK;
         }
         self.link.add_status(added);
-        if added & DRIVER_OK != 0 && before & DEVICE_NEEDS_RESET == 0 {
+        let idle = matches!(registers.engine, Engine::Idle);
+        if added & DRIVER_OK != 0 && before & DEVICE_NEEDS_RESET == 0 && idle {
             self.start(registers, |_| (0, 0));
         }
     }
 
+    /// Whether the driver has taken only features that it was offered, as its interface demands.
+    fn agreed(&self, registers: &Registers) -> bool {
+        let taken = registers.driver_features;
+        match registers.side {
+            Side::Legacy => taken & !self.legacy_features() == 0,
+            _ => taken & !self.offered == 0 && taken & feature::VERSION_1 != 0,
+        }
+    }
+
     /// Makes the queues, each going on at the ring indices that `indices` gives, and lets the device run.
-    fn start(&self, registers: &mut Registers, indices: impl Fn(usize) -> (u16, u16)) {
+    pub(super) fn start(&self, registers: &mut Registers, indices: impl Fn(usize) -> (u16, u16)) {
         let features = registers.driver_features;
         let queues = registers.queues.iter().enumerate().map(|(index, queue)| {
             let layout = queue.enabled.then_some(queue.layout);
@@ -215,7 +252,7 @@ impl Transport {
     }
 
     /// Gives the queues to an I/O thread, unless there is a reason against it.
-    fn run(&self, registers: &mut Registers) {
+    pub(super) fn run(&self, registers: &mut Registers) {
         if registers.paused || !registers.master || self.link.status() & DEVICE_NEEDS_RESET != 0 {
             return;
         }
@@ -232,7 +269,7 @@ impl Transport {
     }
 
     /// Takes the queues back, after the request that is being served.
-    fn halt(&self, registers: &mut Registers) {
+    pub(super) fn halt(&self, registers: &mut Registers) {
         registers.engine = match std::mem::replace(&mut registers.engine, Engine::Idle) {
             Engine::Running(worker) => Engine::Paused(worker.stop()),
             other => other,
@@ -241,8 +278,9 @@ impl Transport {
 
     fn reset_registers(&self, registers: &mut Registers) {
         self.halt(registers);
-        let Registers { paused, master, .. } = *registers;
-        *registers = Registers { paused, master, ..Registers::new(&self.queue_sizes) };
+        let Registers { paused, command_master, .. } = *registers;
+        let fresh = Registers::new(&self.queue_sizes);
+        *registers = Registers { paused, command_master, master: command_master, ..fresh };
         self.link.reset();
         self.device.reset();
     }
@@ -268,7 +306,7 @@ impl Transport {
     /// 6.2.2, bit 2.
     pub fn set_master(&self, master: bool) {
         let registers = &mut *self.registers.lock();
-        if registers.master != master {
+        if std::mem::replace(&mut registers.command_master, master) != master {
             registers.master = master;
             if master { self.run(registers) } else { self.halt(registers) }
         }
@@ -290,6 +328,10 @@ impl Transport {
         writer.u8(self.link.status());
         writer.u8(self.link.isr());
         writer.u16(self.link.config_vector.load(Ordering::Acquire));
+        writer.u8(registers.side as u8);
+        writer.u8(u8::from(registers.master));
+        writer.u8(u8::from(registers.command_master));
+        writer.u8(u8::from(matches!(registers.engine, Engine::Paused(_))));
         writer.u16(registers.queues.len() as u16);
         for (index, queue) in registers.queues.iter().enumerate() {
             writer.u16(queue.layout.size);
@@ -330,8 +372,20 @@ impl Transport {
         let status = reader.u8()?;
         let isr = reader.u8()?;
         let config_vector = self.vector(u64::from(reader.u16()?));
-        let agreed = registers.driver_features & !self.offered == 0;
-        if status & FEATURES_OK != 0 && !agreed || status & DRIVER_OK != 0 && status & FEATURES_OK == 0 {
+        registers.side = match reader.u8()? {
+            0 => Side::Unknown,
+            1 => Side::Modern,
+            2 => Side::Legacy,
+            _ => return Err(reader.invalid("its driver uses an interface that does not exist")),
+        };
+        registers.master = reader.bool()?;
+        registers.command_master = reader.bool()?;
+        let running = reader.bool()?;
+        let legacy = registers.side == Side::Legacy;
+        let settled = if legacy { running } else { status & FEATURES_OK != 0 };
+        if settled && !self.agreed(registers)
+            || running && !legacy && status & (FEATURES_OK | DRIVER_OK) != FEATURES_OK | DRIVER_OK
+        {
             return Err(reader.invalid("its driver has taken features this device does not offer"));
         }
         if usize::from(reader.u16()?) != registers.queues.len() {
@@ -355,7 +409,7 @@ impl Transport {
         reader.finish()?;
         self.device.load(device_state)?;
         self.link.restore(status, isr, config_vector);
-        if status & DRIVER_OK != 0 && status & DEVICE_NEEDS_RESET == 0 {
+        if running && status & DEVICE_NEEDS_RESET == 0 {
             self.start(registers, |index| indices.get(index).copied().unwrap_or_default());
         }
         Ok(())

@@ -10,7 +10,7 @@ use net::{Cable, NullBackend, StreamBackend};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use virtio::{Net, NetOptions, VirtioPci, layout};
+use virtio::{Net, NetOptions, PciOptions, VirtioPci, layout};
 
 const OPTIONS: NetOptions = NetOptions { mac: [2, 0, 0, 1, 2, 3], mtu: None };
 /// Feature bits: hardware address, status.
@@ -81,7 +81,8 @@ fn its_rom_is_in_its_own_base_address_register() {
     let net = Arc::new(Net::new("net0", OPTIONS, Arc::new(NullBackend)));
     let mut image = vec![0x11; 5000];
     image[..2].copy_from_slice(&[0x55, 0xAA]);
-    pci.add(3, 0, VirtioPci::with_rom(net, driver::memory(), None, image).unwrap()).unwrap();
+    let options = PciOptions { rom: image, ..PciOptions::default() };
+    pci.add(3, 0, VirtioPci::with_options(net, driver::memory(), None, options).unwrap()).unwrap();
     let access = |register: u32, value: Option<u32>| {
         buses.pio_write(0xCF8, 4, 0x8000_1800 | register);
         if let Some(value) = value {

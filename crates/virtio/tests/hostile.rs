@@ -3,13 +3,15 @@
 mod driver;
 
 use block::{Medium, RawFile};
+use board::Terminal;
 use driver::{DATA, DEVICE_WRITES, Driver, INDIRECT, NEXT, RAM, READ, ROM, WRITE, eventually};
 use net::{Backend, NullBackend};
 use proptest::prelude::*;
 use scsi::{Cdrom, DirectAccess, Interface};
 use std::sync::{Arc, Mutex};
 use virtio::{
-    Blk, BlkOptions, Console, Net, NetOptions, Rng, Scsi, ScsiOptions, Target, VirtioDevice, feature, layout, status,
+    Balloon, BalloonOptions, Blk, BlkOptions, Console, Net, NetOptions, Port, Rng, Scsi, ScsiOptions, Target,
+    VirtioDevice, feature, layout, status,
 };
 
 fn started(features: u64) -> Driver {
@@ -22,8 +24,13 @@ fn all_kinds() -> Vec<Arc<dyn VirtioDevice>> {
     let file = tempfile::tempfile().unwrap();
     file.set_len(1 << 20).unwrap();
     let disk = Arc::new(RawFile::new(file, false).unwrap());
-    let console = Console::new("console0", Box::new(|_| {}));
-    console.input(&[0x55; 1000]);
+    let terminals = [Terminal::new(4096), Terminal::new(4096)];
+    for terminal in &terminals {
+        terminal.send(&[0x55; 1000], None);
+    }
+    let [console, agent] = terminals;
+    let port = Port { name: "org.example.agent".into(), terminal: agent };
+    let memory = driver::memory();
     let cdrom = Cdrom::new(Medium::new(Some(disk.clone())), String::new(), Interface::Scsi);
     let targets = vec![
         Target { id: 0, unit: Box::new(DirectAccess::new(disk.clone(), String::new()).unwrap()) },
@@ -34,7 +41,9 @@ fn all_kinds() -> Vec<Arc<dyn VirtioDevice>> {
         Arc::new(Blk::new("disk0", disk, BlkOptions::default()).unwrap()),
         Arc::new(Net::new("net0", NetOptions { mac: [2, 0, 0, 0, 0, 1], mtu: None }, Arc::new(NullBackend))),
         Arc::new(Rng::new("rng0")),
-        Arc::new(console),
+        Console::new("console0", console.clone()),
+        Console::with_ports("console1", console, vec![port]).unwrap(),
+        Arc::new(Balloon::new("balloon0", memory, driver::RAM, BalloonOptions::default())),
     ]
 }
 
@@ -240,6 +249,7 @@ fn registers_are_reached_through_configuration_space() {
         driver.set_config(at + 8, 4, offset);
         driver.set_config(at + 12, 4, size);
     };
+    driver.set_config(at + 4, 1, layout::BAR as u32);
     aim(0x12, 2);
     assert_eq!(driver.config(at + 16, 2), 1);
     aim(0x14, 1);
@@ -250,13 +260,16 @@ fn registers_are_reached_through_configuration_space() {
         driver.config(at + 16, 4);
         driver.set_config(at + 16, 4, 0);
     }
+    driver.set_config(at + 4, 1, 0);
+    aim(0x14, 1);
+    driver.set_config(at + 16, 1, 0);
     assert_eq!(driver.status(), 3);
 }
 
 #[test]
 fn the_registers_move_with_the_bar() {
     let mut driver = started(0);
-    driver.set_config(0x10, 4, 0xD000_0000);
+    driver.set_config(0x20, 4, 0xD000_0000);
     assert_eq!(driver.read(0x14, 1), 0xFF);
     driver.base = 0xD000_0000;
     driver.submit(0, &[(DATA, 8, WRITE)]);
@@ -276,17 +289,15 @@ fn random_bytes_differ_and_are_bounded() {
 
 #[test]
 fn a_console_prints_reads_and_resizes() {
-    let printed = Arc::new(Mutex::new(Vec::new()));
-    let sink = printed.clone();
-    let console =
-        Arc::new(Console::new("console0", Box::new(move |bytes| sink.lock().unwrap().extend_from_slice(bytes))));
+    let terminal = Terminal::new(4096);
+    let console = Console::new("console0", terminal.clone());
     let mut driver = Driver::new(console.clone());
     driver.start(1);
-    assert_eq!(console.input(b"ls\n"), 3);
+    assert_eq!(terminal.send(b"ls\n", None), 3);
     driver.memory.write(DATA, b"hello, world").unwrap();
     driver.submit(1, &[(DATA, 7, READ), (DATA + 7, 5, READ)]);
     driver.wait(1);
-    assert_eq!(*printed.lock().unwrap(), b"hello, world");
+    assert_eq!(terminal.read(0, None).bytes, b"hello, world");
     driver.submit(0, &[(0x20_0000, 2, WRITE)]);
     driver.submit(0, &[(0x20_0002, 2, WRITE)]);
     assert_eq!((driver.wait(0).1, driver.wait(0).1), (2, 1));
@@ -296,7 +307,6 @@ fn a_console_prints_reads_and_resizes() {
     assert_eq!((driver.read(layout::DEVICE, 2), driver.read(layout::DEVICE + 2, 2)), (132, 50));
     assert_eq!(driver.read(0x15, 1), generation + 1);
     eventually("the configuration interrupt", || driver.messages(0) == 1);
-    assert_eq!(console.input(&[0; 100_000]), 65536);
 }
 
 /// Returns each frame to its sender.

@@ -9,7 +9,10 @@ use proptest::prelude::*;
 use scsi::{Cdrom, DirectAccess, Interface};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use virtio::{Blk, BlkOptions, Console, Net, NetOptions, Rng, Scsi, ScsiOptions, Target, VirtioDevice, VirtioPci};
+use virtio::{
+    Balloon, BalloonOptions, Blk, BlkOptions, Console, Net, NetOptions, Port, Rng, Scsi, ScsiOptions, Target,
+    VirtioDevice, VirtioPci,
+};
 
 const RAM: u64 = 4 << 20;
 const COM1: u16 = 0x3F8;
@@ -58,13 +61,15 @@ impl Board {
         file.set_len(1 << 20).unwrap();
         let disk = Arc::new(RawFile::new(file, false).unwrap());
         let options = NetOptions { mac: [2, 0, 0, 0, 0, 1], mtu: None };
+        let port = Port { name: "org.example.port".into(), terminal: Terminal::new(4096) };
         let targets = vec![
             Target { id: 4, unit: Box::new(DirectAccess::new(disk.clone(), String::new()).unwrap()) },
             Target { id: 9, unit: Box::new(Cdrom::new(Medium::new(None), String::new(), Interface::Scsi)) },
         ];
-        let devices: [Arc<dyn VirtioDevice>; 5] = [
+        let devices: [Arc<dyn VirtioDevice>; 6] = [
             Arc::new(Rng::new("rng0")),
-            Arc::new(Console::new("console0", Box::new(|_| ()))),
+            Arc::new(Balloon::new("balloon0", memory.clone(), RAM, BalloonOptions::default())),
+            Console::with_ports("console0", Terminal::new(4096), vec![port]).unwrap(),
             Arc::new(Net::new("net0", options, Arc::new(NullBackend))),
             Arc::new(Scsi::new("scsi0", targets, ScsiOptions::default()).unwrap()),
             Arc::new(Blk::new("disk0", disk, BlkOptions::default()).unwrap()),

@@ -16,6 +16,7 @@ from wirt.cli.options import seconds
 from wirt.cli.session import Session
 from wirt.errors import Error, UsageError
 from wirt.machine.drives import CDROM_BUSES, DISK_BUSES
+from wirt.machine.hardware import VIRTIO_INTERFACES
 from wirt.vm import VM, Cdrom, Disk, Floppy, Instruments, far_end, run
 from wirt.vm.accelerator import ACCELERATORS
 from wirt.vm.spec import CPU_MODELS
@@ -166,6 +167,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="where a printer on a parallel port prints to; may be given twice",
     )
     machine.add_argument(
+        "--virtio",
+        choices=VIRTIO_INTERFACES,
+        default="transitional",
+        help="the interfaces of virtio devices (default: transitional, for drivers new and old)",
+    )
+    machine.add_argument(
         "--device",
         action="append",
         default=[],
@@ -253,6 +260,7 @@ def _run_machine(arguments: argparse.Namespace, serve: Callable[[VM], None]) -> 
         parallels=arguments.parallel,
         vga=None if arguments.vga is None else arguments.vga == "std",
         display=None if arguments.display == "none" else arguments.display,
+        virtio=arguments.virtio,
         accel=arguments.accel,
         devices=arguments.device,
         on_io_error=arguments.on_io_error,
@@ -323,6 +331,7 @@ def _run_command(arguments: argparse.Namespace, serve: Callable[[VM], None]) -> 
         cpu=arguments.cpu,
         disks=arguments.disk,
         nets=arguments.net,
+        virtio=arguments.virtio,
         accel=arguments.accel,
         devices=arguments.device,
         instruments=_instruments(arguments),

@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from wirt import _core
 from wirt.errors import UsageError
+
+VirtioInterfaces = Literal["transitional", "modern", "legacy"]
+"""Those of virtio devices: both the modern and the legacy one, or one alone."""
+VIRTIO_INTERFACES: Final[tuple[VirtioInterfaces, ...]] = ("transitional", "modern", "legacy")
 
 
 class Option(NamedTuple):
@@ -51,6 +55,10 @@ class Place(NamedTuple):
     machine: _core.Machine
     slot: int | None
     told: Callable[[str, str], None]
+    balloon: _core.Balloon
+    """The host's end of a balloon."""
+    memory_size: int
+    """Bytes of the guest's memory."""
     watchdog_expired: bool
     """Whether a watchdog's expiry began this run of the machine."""
 
@@ -79,8 +87,15 @@ def _add_usb_keyboard(place: Place, options: Mapping[str, str]) -> None:
     place.machine.add_usb_keyboard()
 
 
+def _add_balloon(place: Place, options: Mapping[str, str]) -> None:
+    assert place.slot is not None
+    oom, reporting = options["deflate-on-oom"] == "on", options["free-page-reporting"] == "on"
+    place.machine.add_balloon(place.slot, place.balloon, place.memory_size, oom, reporting)
+
+
 _ALWAYS: Final = "is always there"
 _BY_NAME: Final = "comes by --device"
+_ON_OFF: Final = ("on", "off")
 _READONLY: Final = Option("ro", (), "", "the guest cannot write")
 
 
@@ -110,12 +125,23 @@ MODELS: Final = {
             "16550A serial ports, COM1 to COM4",
             "COM1 is always there, others come by --serial, which says where each goes",
         ),
-        Model("parallel", "parallel ports with a printer, LPT1 and LPT2", "by --parallel file:FILE"),
+        Model("parallel", "parallel ports with a printer, LPT1 and LPT2", "come by --parallel file:FILE"),
         Model("dma", "8237A DMA controllers of the ISA bus", _ALWAYS),
         Model("virtio-rng", "source of randomness", _ALWAYS),
         Model("virtio-console", "console, hvc0 in Linux", _ALWAYS),
-        Model("virtio-net", "network card", "one is there; by --net NETWORK others, or none", _NET),
-        Model("e1000", "Intel 82540EM network card", "by --net NETWORK,model=e1000", _NET),
+        Model(
+            "virtio-balloon",
+            "takes memory that the guest does not need and gives it back to the host",
+            _BY_NAME,
+            (
+                Option("deflate-on-oom", _ON_OFF, "on", "the guest may take it back before it runs out"),
+                Option("free-page-reporting", _ON_OFF, "on", "the guest may report what is free by itself"),
+            ),
+            _add_balloon,
+            pci=True,
+        ),
+        Model("virtio-net", "network card", "is there once; comes by --net NETWORK others, or none", _NET),
+        Model("e1000", "Intel 82540EM network card", "comes by --net NETWORK,model=e1000", _NET),
         Model(
             "virtio-blk",
             "disk",

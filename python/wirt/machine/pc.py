@@ -70,6 +70,7 @@ class PcConfig(NamedTuple):
     """What each of the CD-ROM drives hangs on."""
     nets: Sequence[nets.Card] = ()
     vga: bool = False
+    virtio: hardware.VirtioInterfaces = "transitional"
     devices: Sequence[Device] = ()
     named_devices: Sequence[hardware.NamedDevice] = ()
     pause_on_io_error: bool = False
@@ -88,12 +89,15 @@ class FarEnds(NamedTuple):
     serials: Sequence[_core.Terminal]
     virtio_console: _core.Terminal
     screen: _core.Screen
+    balloon: _core.Balloon
     cdroms: Sequence[_core.Medium] = ()
     networks: Sequence[_core.Network] = ()
     """One for each card."""
     parallels: Sequence[_core.Terminal] = ()
     floppies: Sequence[tuple[_core.Medium, int | None]] = ()
     """What is in each drive, and the size of the disks that the drive is for: see `add_floppies`."""
+    ports: Sequence[tuple[str, _core.Terminal]] = ()
+    """Of the virtio console, by name."""
 
 
 class Pc(NamedTuple):
@@ -124,6 +128,7 @@ def assemble(config: PcConfig, ends: FarEnds, *, watchdog_expired: bool = False)
         config.cpu,
         *config.instruments,
         firmware=behind.low_firmware,
+        virtio=config.virtio,
     )
     try:
         if config.pause_on_io_error:
@@ -134,7 +139,7 @@ def assemble(config: PcConfig, ends: FarEnds, *, watchdog_expired: bool = False)
         for index, (end, (port, irq)) in enumerate(zip(ends.parallels, acpi.PARALLEL_PORTS, strict=False)):
             machine.add_parallel(f"LPT{index + 1}", port, irq, end)
         machine.add_rng(RNG_SLOT, "rng0")
-        machine.add_console(CONSOLE_SLOT, ends.virtio_console)
+        machine.add_console(CONSOLE_SLOT, ends.virtio_console, ends.ports)
         slots = iter(range(LAST_SLOT, FIRST_DISK_SLOT + _virtio_disks(config) - 1, -1))
         boot_paths = {
             **_add_drives(machine, config, ends, slots),
@@ -147,7 +152,10 @@ def assemble(config: PcConfig, ends: FarEnds, *, watchdog_expired: bool = False)
             _add_flash(machine, config, behind)
         for named in config.named_devices:
             slot = _next(slots) if hardware.MODELS[named.model].pci else None
-            hardware.add(named, hardware.Place(machine, slot, config.told, watchdog_expired))
+            place = hardware.Place(
+                machine, slot, config.told, ends.balloon, config.memory_size, watchdog_expired
+            )
+            hardware.add(named, place)
         if config.debug_port is not None:
             machine.add_debug_port(config.debug_port)
         for device in (_fw_cfg(memory, layout, config, ends, boot_paths), *config.devices):

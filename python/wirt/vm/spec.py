@@ -36,6 +36,9 @@ MAX_CPUS: Final = 255
 CPU_MODELS: Final = ("host", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 MAX_FW_CFG_FILES: Final = 1000
 """Far more than anybody needs, and far fewer than there are selectors."""
+MAX_PORTS: Final = 30
+"""Ports of the virtio console besides the console itself."""
+MAX_PORT_NAME: Final = 64
 Guest = Literal["tiny"]
 
 
@@ -65,6 +68,9 @@ class Spec(NamedTuple):
     cards: tuple[Card, ...]
     """Network cards, and what goes into the machine for each."""
     vga: bool
+    virtio: hardware.VirtioInterfaces
+    ports: tuple[str, ...]
+    """Names of the virtio console's other ports."""
     devices: tuple[Device, ...]
     named_devices: tuple[hardware.NamedDevice, ...]
     fw_cfg: Mapping[str, bytes]
@@ -100,6 +106,8 @@ def make_spec(
     parallels: Sequence[int | str | None] = (),
     nets: Sequence[str | Net] | None = None,
     vga: bool | None = None,
+    virtio: str = "transitional",
+    ports: Sequence[str] = (),
     devices: Sequence[Device | str],
     fw_cfg: Mapping[str, bytes] | None = None,
 ) -> Spec:
@@ -124,6 +132,7 @@ def make_spec(
         ("serials", serials),
         ("parallels", parallels),
         ("nets", nets),
+        ("ports", ports),
         ("devices", devices),
     )
     for wish, given in several:
@@ -181,6 +190,8 @@ def make_spec(
         nets=network_cards,
         cards=cards,
         vga=found is not None if vga is None else vga,
+        virtio=_virtio(virtio),
+        ports=_virtio_ports(ports),
         devices=tuple(models),
         named_devices=named,
         fw_cfg=_fw_cfg(fw_cfg or {}),
@@ -229,6 +240,28 @@ def _cpu(wish: str) -> str:
     if wish not in CPU_MODELS:
         raise UsageError(f"There is no processor model {wish!r}: use {', '.join(CPU_MODELS)}.")
     return wish
+
+
+def _virtio(wish: str) -> hardware.VirtioInterfaces:
+    found = next((interfaces for interfaces in hardware.VIRTIO_INTERFACES if interfaces == wish), None)
+    if found is None:
+        raise UsageError(f"Virtio devices cannot be {wish!r}: use {', '.join(hardware.VIRTIO_INTERFACES)}.")
+    return found
+
+
+def _virtio_ports(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        plain = isinstance(name, str) and name.isascii() and name.isprintable()
+        if not plain or not 1 <= len(name) <= MAX_PORT_NAME or name[0] == "." or set(name) & {"/", " "}:
+            raise UsageError(
+                f"{name!r} is no name of a port: use up to {MAX_PORT_NAME} letters, digits, dots and the "
+                "like, for instance org.qemu.guest_agent.0."
+            )
+    if len(set(names)) < len(names):
+        raise UsageError("Two ports have one name: choose others.")
+    if len(names) > MAX_PORTS:
+        raise UsageError(f"A machine has at most {MAX_PORTS} ports, not {len(names)}.")
+    return tuple(names)
 
 
 def _fw_cfg(files: Mapping[str, bytes]) -> dict[str, bytes]:

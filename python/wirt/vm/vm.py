@@ -23,6 +23,7 @@ from wirt.storage.nvram import open_variables
 from wirt.threads import named_thread
 from wirt.vm import far_end
 from wirt.vm.accelerator import choose
+from wirt.vm.balloon import Balloon
 from wirt.vm.cdrom import CdromDrive
 from wirt.vm.console import HISTORY, Console
 from wirt.vm.events import Events
@@ -94,16 +95,17 @@ class VM:
     is a drive with this image in it, or None (also `Cdrom`), and so is each of `floppies` (also `Floppy`);
     `nets` are network cards, as `Net` or as `wirt run --net` has them (default: one, with nobody else on its
     network); `vga` says whether there is a screen (default: with firmware), and `display` lets viewers see
-    it: vnc, vnc:PORT, vnc:HOST:PORT or vnc:unix:PATH, with options as `wirt run` has them. `accel` is auto,
-    kvm or recompiler. Each of `serials` (1 to 4) and `parallels` (none to 2) says where that port goes
-    besides `consoles` and `printers`: to a file descriptor, None for nowhere, or file:PATH, and for a serial
-    port pty, unix:PATH or tcp:HOST:PORT. `devices` are attached in order: of Python, or by name with options,
-    as `wirt devices` lists them. `debug_port` is a file descriptor for what firmware prints to port
-    0x402; `fw_cfg` adds files to the firmware interface, whose names begin with opt/. With
-    `on_io_error` "pause" a disk's request that the host cannot do is no error for the guest: the machine
-    stops, and tries again when it is resumed. `log` is told, in sentences and from any thread, what else
-    happens (default: Python's logging, as wirt). With `reboot`, a guest's reset starts the machine again from
-    its images; otherwise it ends it. `instruments` look at the recompiler.
+    it: vnc, vnc:PORT, vnc:HOST:PORT or vnc:unix:PATH, with options as `wirt run` has them. `virtio` says
+    which interfaces virtio devices have: transitional, modern or legacy; `ports` are names of virtio ports,
+    which are then in `ports`. `accel` is auto, kvm or recompiler. Each of `serials` (1 to 4) and `parallels`
+    (none to 2) says where that port goes besides `consoles` and `printers`: to a file descriptor, None for
+    nowhere, or file:PATH, and for a serial port pty, unix:PATH or tcp:HOST:PORT. `devices` are attached in
+    order: of Python, or by name with options, as `wirt devices` lists them. `debug_port` is a file descriptor
+    for what firmware prints to port 0x402; `fw_cfg` adds files to the firmware interface, whose names begin
+    with opt/. With `on_io_error` "pause" a disk's request that the host cannot do is no error for the guest:
+    the machine stops, and tries again when it is resumed. `log` is told, in sentences and from any thread,
+    what else happens (default: Python's logging, as wirt). With `reboot`, a guest's reset starts the machine
+    again from its images; otherwise it ends it. `instruments` look at the recompiler.
 
     Everything is checked and the machine is assembled here; it runs from `start` on, or when a `with` block
     is entered. Leaving the block switches it off. Raises an Error with one sentence and an exit status.
@@ -128,6 +130,8 @@ class VM:
         nets: Sequence[str | Net] | None = None,
         vga: bool | None = None,
         display: str | None = None,
+        virtio: str = "transitional",
+        ports: Sequence[str] = (),
         accel: str = "auto",
         floppies: Sequence[str | os.PathLike[str] | Floppy | None] = (),
         serials: Sequence[int | str | None] = (None,),
@@ -159,6 +163,8 @@ class VM:
             serials=serials,
             parallels=parallels,
             vga=True if vga is None and display is not None else vga,
+            virtio=virtio,
+            ports=ports,
             devices=devices,
             fw_cfg=fw_cfg,
         )
@@ -182,7 +188,8 @@ class VM:
         if debug_port is not None:
             _check_descriptor("debug_port", debug_port)
         virtio_terminal = _core.Terminal(HISTORY)
-        self._terminals = [*terminals, *printers, virtio_terminal]
+        port_terminals = [(name, _core.Terminal(HISTORY)) for name in self.spec.ports]
+        self._terminals = [*terminals, *printers, virtio_terminal, *(end for _, end in port_terminals)]
         self.events = Events()
         """What happens to the machine: `events.subscribe(listener)` tells a program of it."""
         screen = _core.Screen()
@@ -190,6 +197,12 @@ class VM:
         """What the VGA card shows."""
         self.keyboard = Keyboard(lambda: self._running_machine)
         self.mouse = Mouse(lambda: self._running_machine)
+        balloon = _core.Balloon()
+        has_balloon = any(named.model == "virtio-balloon" for named in self.spec.named_devices)
+        self.balloon = Balloon(
+            balloon if has_balloon else None, self.spec.memory, lambda: self._result is not None
+        )
+        """How much memory the guest is to make do with."""
         self.cdroms = tuple(
             CdromDrive(cdrom.path, f"cdrom{index}") for index, cdrom in enumerate(self.spec.cdroms)
         )
@@ -206,6 +219,8 @@ class VM:
         """The first serial port, ttyS0 in Linux."""
         self.virtio_console = Console(virtio_terminal)
         """The virtio console, hvc0 in Linux."""
+        self.ports = {name: Console(terminal) for name, terminal in port_terminals}
+        """The host's ends of the virtio ports, by name: /dev/virtio-ports/NAME in Linux."""
         self.memory = Memory(lambda: self._open_pc.memory)
         self.vcpus: tuple[Vcpu, ...] = tuple(
             Vcpu(lambda: self._open_pc.machine, index) for index in range(cpus)
@@ -246,6 +261,8 @@ class VM:
                 serials=terminals,
                 virtio_console=virtio_terminal,
                 screen=screen,
+                balloon=balloon,
+                ports=port_terminals,
                 cdroms=[drive.medium for drive in self.cdroms],
                 networks=[card.network for card in self.nets],
                 parallels=printers,
@@ -480,6 +497,7 @@ class VM:
             cdrom_buses=[cdrom.bus for cdrom in spec.cdroms],
             nets=spec.cards,
             vga=spec.vga,
+            virtio=spec.virtio,
             devices=spec.devices,
             named_devices=spec.named_devices,
             pause_on_io_error=self._pauses_on_io_error,

@@ -71,16 +71,20 @@ impl Driver {
     }
 
     pub fn with_memory(device: Arc<dyn VirtioDevice>, memory: Arc<GuestMemory>) -> Self {
+        let function = VirtioPci::new(device, memory.clone(), None).unwrap();
+        Self::with_function(function, memory)
+    }
+
+    pub fn with_function(function: Arc<VirtioPci>, memory: Arc<GuestMemory>) -> Self {
         let buses = Arc::new(Buses::new());
         let controller = Arc::new(Controller::default());
         let pci = PciBus::new(&buses, controller.clone(), &IrqLines::new(controller.clone())).unwrap();
-        let function = VirtioPci::new(device, memory.clone(), None).unwrap();
         pci.add(1, 0, IsaBridge::new(pci.pirqs().clone())).unwrap();
         pci.add(3, 0, function.clone()).unwrap();
         pci.assign_resources().unwrap();
         let features = feature::VERSION_1;
         let mut driver = Driver { buses, pci, memory, function, controller, base: 0, queues: Vec::new(), features };
-        driver.base = u64::from(driver.config(0x10, 4) & !15);
+        driver.base = u64::from(driver.config(0x20, 4) & !15);
         driver.set_master(true);
         driver
     }

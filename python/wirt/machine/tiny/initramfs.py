@@ -6,7 +6,7 @@ from pathlib import Path
 from wirt.machine.tiny import cpio, modules
 
 DRIVERS = (
-    *("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng"),
+    *("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon"),
     *("button", "evdev"),
 )
 """The machine's devices; the power button, and the file by which acpid hears of it."""
