@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wirt.errors import Error
+from wirt.errors import Error, UsageError
 from wirt.vm import Result
 from wirt.vm.events import Events
 
@@ -66,6 +66,23 @@ class Drive:
         self._vm._do("tray closed")
 
 
+class FakeBalloon:
+    """512 MiB, of which the guest gives up at once what it is asked for."""
+
+    present = True
+    size = 512 << 20
+
+    @property
+    def target(self) -> int:
+        return self.size
+
+    @target.setter
+    def target(self, wish: int) -> None:
+        if wish > 512 << 20:
+            raise UsageError("A guest with 512 MiB of memory cannot make do with more.")
+        self.size = wish
+
+
 class MonitoredVM:
     """Stands in for wirt.VM, and remembers what was done with it in `done`."""
 
@@ -77,6 +94,7 @@ class MonitoredVM:
         self.result: Result | None = None
         self.done: list[tuple[Any, ...]] = []
         self.screen = Screen()
+        self.balloon = FakeBalloon()
         self.cdroms = (Drive(self, "cdrom0", None), Drive(self, "cdrom1", Path("/none/disc.iso")))
         self.keyboard = self.mouse = self
         self.changed = threading.Condition()

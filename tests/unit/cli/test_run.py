@@ -54,6 +54,7 @@ def test_without_options_it_is_tiny(made: list[FakeVM]) -> None:
         "boot_menu": False,
         "vga": None,
         "display": None,
+        "virtio": "transitional",
         "accel": "auto",
         "floppies": [],
         "serials": ["none"],

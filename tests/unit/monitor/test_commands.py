@@ -88,6 +88,17 @@ def test_cont_starts_a_machine_that_was_made(vm: MonitoredVM, monitor: Monitor) 
     assert (vm.state, vm.done) == ("running", [("start",)])
 
 
+def test_the_balloon(vm: MonitoredVM, monitor: Monitor) -> None:
+    do(monitor, "balloon", value=256 << 20)
+    assert do(monitor, "query-balloon") == {"actual": 256 << 20}
+    with pytest.raises(QmpError, match="cannot make do"):
+        do(monitor, "balloon", value=1 << 40)
+    vm.balloon.present = False
+    for words in ({"command": "query-balloon"}, {"command": "balloon", "value": 1}):
+        with pytest.raises(QmpError, match="no balloon"):
+            do(monitor, **words)
+
+
 def test_what_the_machine_is(monitor: Monitor) -> None:
     assert do(monitor, "query-name") == {"name": "web"}
     assert do(monitor, "query-uuid") == {"UUID": "00010203-0405-0607-0809-0a0b0c0d0e0f"}

@@ -61,6 +61,8 @@ TABLE: Final = {
         Command("query-kvm", look.query_kvm),
         Command("query-cpus-fast", look.query_cpus_fast),
         Command("query-memory-size-summary", look.query_memory_size_summary),
+        Command("query-balloon", look.query_balloon),
+        Command("balloon", look.balloon, (Parameter("value", integer(1, 1 << 62)),)),
         Command("query-block", media.query_block),
         Command("eject", media.eject, (*_DRIVE, _FORCE)),
         Command("blockdev-open-tray", media.open_tray, (*_DRIVE, _FORCE)),

@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wirt.vm.monitor.messages import version_info
+from wirt.errors import Error
+from wirt.vm.monitor.messages import QmpError, version_info
 
 if TYPE_CHECKING:
+    from wirt.vm.balloon import Balloon
     from wirt.vm.monitor.monitor import Monitor
 
 
@@ -72,3 +74,22 @@ def _threads() -> dict[str, int]:
         with contextlib.suppress(OSError):
             threads[(task / "comm").read_text().rstrip("\n")] = int(task.name)
     return threads
+
+
+def query_balloon(monitor: Monitor) -> dict[str, object]:
+    """The bytes of memory that the guest has left."""
+    return {"actual": _balloon(monitor).size}
+
+
+def balloon(monitor: Monitor, value: int) -> None:
+    """Ask the guest to make do with so many bytes."""
+    try:
+        _balloon(monitor).target = value
+    except Error as error:
+        raise QmpError("GenericError", str(error)) from None
+
+
+def _balloon(monitor: Monitor) -> Balloon:
+    if not monitor.vm.balloon.present:
+        raise QmpError("DeviceNotActive", "The machine has no balloon: give it the device virtio-balloon.")
+    return monitor.vm.balloon
