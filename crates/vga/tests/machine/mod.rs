@@ -11,7 +11,7 @@ pub const BIOS: &str = "/usr/share/seabios/vgabios-stdvga.bin";
 /// Where a program begins, as a boot sector does.
 pub const PROGRAM: u16 = 0x7C00;
 /// A write to this port takes a picture.
-const CAMERA_PORT: u16 = 0x80;
+const CAMERA_PORT: u16 = 0xE8;
 const SLOT: u8 = 2;
 const RAM: u64 = 2 << 20;
 const VRAM: u64 = 16 << 20;
