@@ -90,8 +90,13 @@ pub(super) fn core(kind: Kind, random: &mut Random) -> Box<Core> {
                 core.segments[name as usize].selector = selector;
                 core.segments[name as usize].base = u64::from(selector) << 4;
             }
-            if kind == Kind::Real && random.below(4) == 0 {
-                core.segments[[Es, Ds, Fs][random.below(3) as usize] as usize].limit = u32::MAX;
+            if kind == Kind::Real && random.below(3) == 0 {
+                // Big real mode, where firmware mostly has such segments begin at 0: flat ones.
+                let big = &mut core.segments[[Es, Ds, Fs][random.below(3) as usize] as usize];
+                big.limit = u32::MAX;
+                if random.below(2) == 0 {
+                    (big.selector, big.base) = (0, 0);
+                }
             }
         }
     }
