@@ -29,12 +29,13 @@ _CONTROLLERS = {
 """How each is asked for: of Wirt behind the file's name, of QEMU."""
 _DRIVERS = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ata_piix", "ahci")
 _MODULE = re.compile(r"(?:usr/)?lib/modules/[^/]+/(kernel/.+\.ko(?:\.xz|\.zst)?)")
+_DRIVER = {"virtio": "virtio_blk", "ide": "ata_piix", "ahci": "ahci", "scsi": "virtio_scsi"}
 _ROWS = ("random-read", "random-write", "sequential-read", "sequential-write")
 
 
 def measure(quick: bool) -> Section:
     """Boot the guest of the benchmark with one disk, under everybody by turns, controller by controller."""
-    kernel, initrd = _image()
+    kernel, initrd, drivers = _image()
     section = Section(
         "storage",
         "A disk in a Linux guest (O_DIRECT, one request at a time, the file in the host's cache), in "
@@ -51,6 +52,9 @@ def measure(quick: bool) -> Section:
         os.truncate(disk, _SIZE)
         for controller, (bus, options) in _CONTROLLERS.items():
             if controller not in DISK_BUSES:
+                continue
+            if _DRIVER[controller] not in drivers:
+                section.notes.append(f"The guest's kernel has no driver for {controller}.")
                 continue
             drive = ("-drive", f"file={disk},if=none,id=d,format=raw,cache=writeback", *options)
             commands = {"wirt": [*peers.wirt().command(kernel, initrd, _APPEND), "--disk", f"{disk},{bus}"]}
@@ -98,8 +102,8 @@ def _run(command: list[str]) -> list[tuple[str, float]]:
         raise Stopped(f"it ended before its end: {console.last_words()}")
 
 
-def _image() -> tuple[Path, Path]:
-    """Make kernel and initrd: the program, and the drivers in the order of their loading."""
+def _image() -> tuple[Path, Path, set[str]]:
+    """Make kernel and initrd: the program, and the drivers in the order of their loading; and say which."""
     linux = tiny.ensure()
     place = packages.cache() / "storage"
     place.mkdir(parents=True, exist_ok=True)
@@ -119,4 +123,4 @@ def _image() -> tuple[Path, Path]:
     ]
     initrd = place / "initrd.gz"
     initrd.write_bytes(gzip.compress(cpio.archive(entries), mtime=0))
-    return linux.kernel, initrd
+    return linux.kernel, initrd, {modules.module_name(module.path) for module in drivers}
