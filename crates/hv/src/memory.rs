@@ -485,6 +485,18 @@ impl Drop for GuestMemory {
 mod tests {
     use super::*;
 
+    /// Notes where code was written.
+    struct Log(Arc<Mutex<Vec<(u64, u64)>>>);
+    impl MemoryWatcher for Log {
+        fn code_written(&self, offset: u64, size: u64) {
+            self.0.lock().unwrap().push((offset, size));
+        }
+
+        fn layout_changed(&self, _layout: &Arc<Layout>) -> Result<(), crate::Error> {
+            Ok(())
+        }
+    }
+
     fn two_regions() -> GuestMemory {
         let ram = |address, size, offset| Region { address, size, offset, readonly: false };
         GuestMemory::new(&[ram(0, 0x2000, 0), ram(0x2000, 0x1000, 0x2000), ram(0x10_0000, 0x1000, 0x3000)]).unwrap()
@@ -546,16 +558,6 @@ mod tests {
 
     #[test]
     fn what_is_discarded_reads_zero_and_nothing_beside_it() {
-        struct Log(Arc<Mutex<Vec<(u64, u64)>>>);
-        impl MemoryWatcher for Log {
-            fn code_written(&self, offset: u64, size: u64) {
-                self.0.lock().unwrap().push((offset, size));
-            }
-
-            fn layout_changed(&self, _layout: &Arc<Layout>) -> Result<(), crate::Error> {
-                Ok(())
-            }
-        }
         let region = Region { address: 0x10_0000, size: 0x4000, offset: 0, readonly: false };
         for memory in [GuestMemory::new(&[region]).unwrap(), GuestMemory::shared(&[region]).unwrap()] {
             let log = Arc::new(Mutex::new(Vec::new()));
@@ -594,16 +596,6 @@ mod tests {
 
     #[test]
     fn only_writes_to_code_pages_reach_the_watcher() {
-        struct Log(Arc<Mutex<Vec<(u64, u64)>>>);
-        impl MemoryWatcher for Log {
-            fn code_written(&self, offset: u64, size: u64) {
-                self.0.lock().unwrap().push((offset, size));
-            }
-
-            fn layout_changed(&self, _layout: &Arc<Layout>) -> Result<(), crate::Error> {
-                Ok(())
-            }
-        }
         let memory = two_regions();
         let log = Arc::new(Mutex::new(Vec::new()));
         assert!(memory.set_watcher(Box::new(Log(log.clone()))));

@@ -266,18 +266,5 @@ fn a_snapshot_goes_on_in_another_machine() {
 fn damaged_snapshots_are_refused_or_harmless() {
     let file = file();
     let driver = started(&file, BlkOptions::default());
-    let state = driver.snapshot();
-    let load = |state: &[u8]| board::Device::load(&*driver.pci, state);
-    for length in 0..state.len() {
-        assert!(load(&state[..length]).is_err(), "{length} bytes");
-    }
-    for at in 0..state.len() {
-        let mut damaged = state.clone();
-        damaged[at] ^= 0xFF;
-        // Some bytes may have any value; the machine must stay usable with all of them.
-        let _ = load(&damaged);
-        driver.pci.resume();
-        driver.pci.pause();
-    }
-    load(&state).unwrap();
+    driver.survives_damaged_snapshots();
 }

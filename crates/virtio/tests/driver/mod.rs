@@ -267,6 +267,24 @@ impl Driver {
         self.pci.pause();
         self.pci.save()
     }
+
+    /// Loads snapshots that were cut off, which must be refused, and such with one byte changed. Some bytes may have any
+    /// value; the machine must stay usable with all of them.
+    pub fn survives_damaged_snapshots(&self) {
+        let state = self.snapshot();
+        let load = |state: &[u8]| board::Device::load(&*self.pci, state);
+        for length in 0..state.len() {
+            assert!(load(&state[..length]).is_err(), "{length} bytes");
+        }
+        for at in 0..state.len() {
+            let mut damaged = state.clone();
+            damaged[at] ^= 0xFF;
+            let _ = load(&damaged);
+            self.pci.resume();
+            self.pci.pause();
+        }
+        load(&state).unwrap();
+    }
 }
 
 /// Waits up to 10 seconds for something to become true.
